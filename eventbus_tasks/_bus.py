@@ -1,0 +1,306 @@
+"""The bus: delivers the events of one engine.
+
+Each receiver is isolated. Sync ones run at once, in connection order; async ones have a worker
+and a mailbox of their own; those that are connected to blinker are called last.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import itertools
+import logging
+import signal as posix_signal
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any, TypeVar, cast
+
+import anyio
+import anyio.lowlevel
+import blinker
+
+from eventbus_tasks._delivery import Delivery, Mailbox, in_receiver
+from eventbus_tasks._derived import LineNumbers, output_lines
+from eventbus_tasks.events import HandlerFailed, OutputLine, OutputReceived, TaskEnded, TaskEvent
+from eventbus_tasks.request import TaskRef
+from eventbus_tasks.signals import EventSignal, EventStream, Subscription, describe_callable
+
+__all__ = ["Bus"]
+
+logger = logging.getLogger("eventbus_tasks")
+
+E = TypeVar("E", bound=TaskEvent)
+
+
+class Bus:
+    """Delivers the events of one engine."""
+
+    def __init__(
+        self,
+        *,
+        start_worker: Callable[[Callable[[], Awaitable[None]]], None] | None = None,
+        overrun_after: float = 0.25,
+    ) -> None:
+        self._subscriptions: dict[int, Subscription] = {}
+        self._numbers = itertools.count(1)
+        self._plan: dict[type[TaskEvent], tuple[Subscription, ...]] = {}
+        self._streams: set[EventStream[Any]] = set()
+        self._signals: dict[type[TaskEvent], EventSignal[Any]] = {}
+        self._queue: deque[tuple[TaskEvent, Any, list[Delivery]]] = deque()
+        self._emitting = False
+        self._lines = LineNumbers()
+        self.start_worker = start_worker
+        self.overrun_after = overrun_after
+
+    def signal(self, event_type: type[E]) -> EventSignal[E]:
+        known = self._signals.get(event_type)
+        if known is None:
+            known = self._signals[event_type] = EventSignal(self, event_type)
+        return cast("EventSignal[E]", known)
+
+    def connect(
+        self,
+        event_type: type[TaskEvent],
+        receiver: Callable[[Any], Any],
+        *,
+        task_uid: str | None,
+        weak: bool,
+    ) -> Subscription:
+        number = next(self._numbers)
+        subscription = Subscription(
+            self, event_type, receiver, task_uid=task_uid, weak=weak, number=number
+        )
+        self._subscriptions[number] = subscription
+        self._plan.clear()
+        return subscription
+
+    def disconnect(self, subscription: Subscription) -> None:
+        self._subscriptions.pop(subscription.number, None)
+        self._plan.clear()
+
+    def _plan_for(self, event_type: type[TaskEvent]) -> tuple[Subscription, ...]:
+        plan = self._plan.get(event_type)
+        if plan is None:
+            plan = self._plan[event_type] = tuple(
+                subscription
+                for subscription in self._subscriptions.values()
+                if issubclass(event_type, subscription.event_type)
+            )
+        return plan
+
+    def wants_output(self) -> bool:
+        """Whether anybody would look at output as it arrives."""
+        if self._plan_for(OutputReceived) or self._plan_for(OutputLine) or self._streams:
+            return True
+        return any(
+            known._blinker is not None
+            and bool(known._blinker.receivers)
+            and issubclass(kind, (OutputLine, OutputReceived))
+            for kind, known in self._signals.items()
+        )
+
+    def emit(self, event: TaskEvent, task: Any = None) -> list[Delivery]:
+        """Deliver an event; return what async receivers have not had yet.
+
+        A receiver that causes another event does not get ahead of those who have not had this
+        one: what is emitted meanwhile waits for its turn.
+        """
+        deliveries: list[Delivery] = []
+        self._queue.append((event, task, deliveries))
+        if not self._emitting:
+            self._emitting = True
+            try:
+                while self._queue:
+                    self._deliver(*self._queue.popleft())
+            finally:
+                self._emitting = False
+        return deliveries
+
+    def _deliver(self, event: TaskEvent, task: Any, deliveries: list[Delivery]) -> None:
+        for subscription in self._plan_for(type(event)):
+            if subscription.closed or subscription.task_uid not in (None, event.task.uid):
+                continue
+            self._hand_over(subscription, event, deliveries)
+        if isinstance(event, OutputReceived):
+            self._deliver_lines(event, task)
+        for stream in tuple(self._streams):
+            stream._offer(event)
+        for event_type, known in tuple(self._signals.items()):
+            if known._blinker is not None and isinstance(event, event_type):
+                self._deliver_blinker(known._blinker, event, task)
+        if isinstance(event, TaskEnded):
+            self._lines.forget(event.task)
+
+    def _deliver_lines(self, event: OutputReceived, task: Any) -> None:
+        plan = [
+            subscription
+            for subscription in self._plan_for(OutputLine)
+            if subscription.task_uid in (None, event.task.uid)
+            and not issubclass(OutputReceived, subscription.event_type)
+        ]
+        line_signal = self._signals.get(OutputLine)
+        blinker_signal = None if line_signal is None else line_signal._blinker
+        immediate = [subscription for subscription in plan if not subscription.is_async]
+        for subscription in plan:
+            if subscription.is_async and not subscription.closed:
+                # The range waits, not its lines: a backlog costs offsets, not text.
+                self._mailbox(subscription).put(event)
+        if not immediate and not (blinker_signal and blinker_signal.receivers):
+            return
+        try:
+            for line in output_lines(event, self._lines):
+                for subscription in immediate:
+                    if not subscription.closed:
+                        self._call(subscription, line)
+                if blinker_signal is not None:
+                    self._deliver_blinker(blinker_signal, line, task)
+        except Exception as error:  # reading the log failed
+            self._report("output lines", error, event)
+
+    def _hand_over(
+        self, subscription: Subscription, event: TaskEvent, deliveries: list[Delivery]
+    ) -> None:
+        if not subscription.is_async:
+            self._call(subscription, event)
+            return
+        delivery = Delivery(subscription) if isinstance(event, TaskEnded) else None
+        self._mailbox(subscription).put(event, delivery)
+        if delivery is not None:
+            deliveries.append(delivery)
+
+    def _call(self, subscription: Subscription, event: TaskEvent) -> None:
+        receiver = subscription.receiver()
+        if receiver is None:
+            return
+        result = self._guarded(f"receiver {subscription.where}", event, receiver, event)
+        if inspect.isawaitable(result):
+            # A lambda around an async function: from now on it has a worker like any other.
+            subscription.is_async = True
+            self._mailbox(subscription).put(result)
+
+    def _deliver_blinker(self, signal: blinker.Signal, event: TaskEvent, task: Any) -> None:
+        for receiver in tuple(signal.receivers_for(task)):
+            where = f"blinker receiver {describe_callable(receiver)}"
+            result = self._guarded(where, event, receiver, task, event=event)
+            if inspect.isawaitable(result) and self.start_worker is not None:
+                self.start_worker(functools.partial(self._await_guarded, where, event, result))
+
+    def _guarded(
+        self, where: str, cause: TaskEvent, function: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        token = in_receiver.set(True)
+        began = time.perf_counter()
+        try:
+            return function(*args, **kwargs)
+        except BaseException as error:
+            self._report(where, error, cause)
+            if isinstance(error, KeyboardInterrupt):
+                # Ctrl-C happened to arrive in a receiver: it belongs to the program, not here.
+                posix_signal.raise_signal(posix_signal.SIGINT)
+            return None
+        finally:
+            in_receiver.reset(token)
+            if time.perf_counter() - began > self.overrun_after:
+                took = f"blocked the loop for {time.perf_counter() - began:.2f} s"
+                self.report(where, took, cause.task, seq=cause.seq, overran=True)
+
+    async def _await_guarded(self, where: str, event: TaskEvent, awaitable: Awaitable[Any]) -> None:
+        token = in_receiver.set(True)
+        try:
+            await awaitable
+        except anyio.get_cancelled_exc_class() as error:
+            if await _is_cancelled():
+                raise
+            self._report(where, error, event)
+        except BaseException as error:
+            self._report(where, error, event)
+            if isinstance(error, KeyboardInterrupt):
+                posix_signal.raise_signal(posix_signal.SIGINT)
+        finally:
+            in_receiver.reset(token)
+
+    def _mailbox(self, subscription: Subscription) -> Mailbox:
+        if subscription.mailbox is None:
+            subscription.mailbox = Mailbox()
+            if self.start_worker is not None:
+                self.start_worker(functools.partial(self._work, subscription))
+        return subscription.mailbox
+
+    async def _work(self, subscription: Subscription) -> None:
+        mailbox = self._mailbox(subscription)
+        where = f"receiver {subscription.where}"
+        numbers = LineNumbers()
+        wants_lines = issubclass(OutputLine, subscription.event_type) and not issubclass(
+            OutputReceived, subscription.event_type
+        )
+        while (entry := await mailbox.get()) is not None:
+            event, delivery = entry
+            try:
+                if not isinstance(event, TaskEvent):
+                    await self._await_guarded(where, TaskEvent(), event)
+                elif wants_lines and isinstance(event, OutputReceived):
+                    for line in output_lines(event, numbers):
+                        if subscription.closed:
+                            break
+                        await self._receive(subscription, where, line)
+                elif not subscription.closed:
+                    await self._receive(subscription, where, event)
+            except Exception as error:  # reading the log failed
+                self._report(where, error, event)
+            finally:
+                subscription.stuck = False
+                if delivery is not None:
+                    delivery.finish()
+
+    async def _receive(self, subscription: Subscription, where: str, event: TaskEvent) -> None:
+        receiver = subscription.receiver()
+        if receiver is None:
+            return
+        result = self._guarded(where, event, receiver, event)
+        if inspect.isawaitable(result):
+            await self._await_guarded(where, event, result)
+
+    def _report(self, where: str, error: BaseException, event: TaskEvent) -> None:
+        logger.error("%s failed on %s", where, event.name, exc_info=error)
+        if not isinstance(event, HandlerFailed):  # else a failing receiver of it would never end
+            self.report(where, f"{type(error).__name__}: {error}", event.task, seq=event.seq)
+
+    def report(
+        self, where: str, error: str, task: TaskRef, *, seq: int = 0, overran: bool = False
+    ) -> None:
+        """Emit a `HandlerFailed`."""
+        self.emit(
+            HandlerFailed(
+                task=task, seq=seq, at=datetime.now(UTC), where=where, error=error, overran=overran
+            )
+        )
+
+    def open_stream(
+        self, types: tuple[type[TaskEvent], ...], task_uid: str | None
+    ) -> EventStream[Any]:
+        stream: EventStream[Any] = EventStream(self, types, task_uid)
+        self._streams.add(stream)
+        return stream
+
+    def forget_stream(self, stream: EventStream[Any]) -> None:
+        self._streams.discard(stream)
+
+    def close(self) -> None:
+        """Let every worker and stream end once it has had what is waiting."""
+        for subscription in tuple(self._subscriptions.values()):
+            if subscription.mailbox is not None:
+                subscription.mailbox.close()
+                subscription.mailbox = None
+        for stream in tuple(self._streams):
+            stream._mailbox.close()
+
+
+async def _is_cancelled() -> bool:
+    """Whether the surrounding scope was really cancelled: a receiver may raise what it likes."""
+    try:
+        await anyio.lowlevel.checkpoint_if_cancelled()
+    except anyio.get_cancelled_exc_class():
+        return True
+    return False

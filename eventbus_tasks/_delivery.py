@@ -1,0 +1,91 @@
+"""What waits for a consumer of events, and who consumes right now."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+
+from eventbus_tasks.events import OutputReceived, TaskEvent
+
+if TYPE_CHECKING:
+    from eventbus_tasks.signals import Subscription
+
+__all__ = ["MERGE_LIMIT", "Delivery", "Mailbox", "in_receiver"]
+
+MERGE_LIMIT: Final = 1024 * 1024
+"""Bytes that merged output events may span: a receiver that reads one reads no more at once."""
+
+in_receiver: Final[ContextVar[bool]] = ContextVar("in_receiver", default=False)
+"""Whether this context runs inside a receiver: a `wait` there must not wait for receivers."""
+
+
+class Delivery:
+    """One event on its way to one async receiver."""
+
+    __slots__ = ("_done", "subscription")
+
+    def __init__(self, subscription: Subscription) -> None:
+        self.subscription = subscription
+        self._done = anyio.Event()
+
+    def finish(self) -> None:
+        self._done.set()
+
+    async def wait(self) -> None:
+        await self._done.wait()
+
+
+class Mailbox:
+    """What one consumer has not had yet; adjoining output of a task becomes one entry.
+
+    Memory is bounded by the number of tasks and of their lifecycle events, whatever they write:
+    output entries hold offsets, not bytes.
+    """
+
+    def __init__(self) -> None:
+        self._entries: deque[list[Any]] = deque()  # [event, delivery], mutable for merging
+        self._last: dict[str, list[Any]] = {}
+        self._wakeup = anyio.Event()
+        self.closed = False
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def put(self, event: TaskEvent | Awaitable[Any], delivery: Delivery | None = None) -> None:
+        if isinstance(event, OutputReceived):
+            last = self._last.get(event.task.uid)
+            if last is not None and isinstance(last[0], OutputReceived):
+                previous = last[0]
+                if (
+                    previous.stream == event.stream
+                    and previous.end == event.start
+                    and event.end - previous.start <= MERGE_LIMIT
+                ):
+                    last[0] = previous.merge(event)
+                    return
+        entry = [event, delivery]
+        self._entries.append(entry)
+        if isinstance(event, TaskEvent):
+            self._last[event.task.uid] = entry
+        self._wakeup.set()
+
+    def close(self) -> None:
+        self.closed = True
+        self._wakeup.set()
+
+    async def get(self) -> tuple[Any, Delivery | None] | None:
+        """Return the oldest entry, or ``None`` once closed and empty."""
+        while not self._entries:
+            if self.closed:
+                return None
+            self._wakeup = anyio.Event()
+            await self._wakeup.wait()
+        entry = self._entries.popleft()
+        event = entry[0]
+        if isinstance(event, TaskEvent) and self._last.get(event.task.uid) is entry:
+            del self._last[event.task.uid]
+        return event, entry[1]

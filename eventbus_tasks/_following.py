@@ -1,0 +1,159 @@
+"""Follows the output of one task: hands out ranges, and feeds the interpreter of its agent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from eventbus_tasks.events import OutputReceived, TaskEvent
+from eventbus_tasks.lines import LineSplitter
+from eventbus_tasks.outcome import ProcessExit, Reason, Verdict
+from eventbus_tasks.output import StreamCursor
+from eventbus_tasks.policies import OutputInterpreter, Stream
+
+if TYPE_CHECKING:
+    from eventbus_tasks._bus import Bus
+    from eventbus_tasks.task import Task
+
+__all__ = ["OutputFollower"]
+
+# With somebody reading along, one turn hands out this much of each stream, so that many chatty
+# tasks share the loop: larger turns only add to the lag of the others.
+_CHUNK: Final = 64 * 1024
+# With nobody reading, a turn only moves offsets.
+_SKIP: Final = 64 * 1024 * 1024
+
+
+class OutputFollower:
+    """Where the host is in the log of one task.
+
+    Args:
+        task: Whose log it is.
+        bus: Asked whether anybody looks at output.
+        emit: Numbers, journals and delivers an event.
+        failed: Reports a failure of the interpreter: ``(where, what, overran)``.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        bus: Bus,
+        emit: Callable[[TaskEvent], Any],
+        failed: Callable[[str, str, bool], None],
+    ) -> None:
+        self.interpreter: OutputInterpreter | None = None
+        self._task = task
+        self._bus = bus
+        self._emit = emit
+        self._failed = failed
+        self._cursors: list[StreamCursor] = []
+        self._splitters: dict[str, tuple[LineSplitter, int]] = {}
+
+    def attach(self) -> None:
+        """Begin at the beginning of every stream of the task's log."""
+        for stream in self._task.output.streams:
+            self._cursors.append(StreamCursor(self._task.output, stream))
+            self._splitters[stream] = (LineSplitter(), 0)
+
+    def add_gap(self, stream: Stream, start: int, end: int) -> None:
+        """Take note of bytes that are not in the log."""
+        for cursor in self._cursors:
+            if cursor.stream == stream:
+                cursor.add_gap(start, end)
+
+    @property
+    def positions(self) -> dict[str, int]:
+        """Bytes of each stream that were handed out."""
+        return {cursor.stream: cursor.position for cursor in self._cursors}
+
+    def turn(self, take_messages: Callable[[], None]) -> bool:
+        """Hand out the next piece of each stream; return whether there was one.
+
+        Args:
+            take_messages: Takes what the guardian has said. It tells of lost bytes before it
+                writes bytes behind them: with the sizes read first, every hole is known.
+        """
+        sizes = [cursor.available() for cursor in self._cursors]
+        take_messages()
+        wanted = self.interpreter is not None or self._bus.wants_output()
+        moved = False
+        for cursor, size in zip(self._cursors, sizes, strict=True):
+            found = cursor.advance(_CHUNK if wanted else _SKIP, size)
+            if found is None:
+                continue
+            moved = True
+            start, end, line_start = found
+            self._emit_range(cursor.stream, start, end, line_start)
+            if self.interpreter is not None:
+                self._interpret(cursor.stream, self._task.output.read(start, end, cursor.stream))
+        return moved
+
+    def end(self) -> None:
+        """Hand out last lines that have no line ending."""
+        for cursor in self._cursors:
+            end = cursor.position
+            if cursor.line_start < end:
+                self._emit_range(cursor.stream, end, end, cursor.line_start, last=True)
+            if self.interpreter is not None:
+                splitter, offset = self._splitters[cursor.stream]
+                self._interpret_lines(cursor.stream, splitter.finish(), offset)
+
+    def verdict(self, return_code: int | None) -> Verdict | None:
+        """Ask the interpreter what to make of the run, which ended by itself."""
+        if self.interpreter is None:
+            return None
+        try:
+            verdict = self.interpreter.verdict(ProcessExit(return_code=return_code))
+            if verdict is not None and not isinstance(verdict, Verdict):
+                raise TypeError(f"a verdict must be a Verdict or None, not {verdict!r}")
+        except Exception as error:
+            text = self._interpreter_failed(error)
+            # Nobody can say whether the agent succeeded: that is not a success.
+            return Verdict(reason=Reason.PLUGIN_ERROR, message=text)
+        return verdict
+
+    def _emit_range(
+        self, stream: Stream, start: int, end: int, line_start: int, *, last: bool = False
+    ) -> None:
+        self._emit(
+            OutputReceived(
+                stream=stream,
+                start=start,
+                end=end,
+                line_start=line_start,
+                last=last,
+                source=self._task.output,
+            )
+        )
+
+    def _interpret(self, stream: Stream, data: bytes) -> None:
+        splitter, offset = self._splitters[stream]
+        offset = self._interpret_lines(stream, splitter.feed(data), offset)
+        self._splitters[stream] = (splitter, offset)
+
+    def _interpret_lines(
+        self, stream: Stream, lines: Sequence[tuple[bytes, bool]], offset: int
+    ) -> int:
+        """Hand lines to the interpreter; return the offset behind them."""
+        interpreter = self.interpreter
+        assert interpreter is not None
+        for line, truncated in lines:
+            end = offset + len(line)
+            try:
+                for activity in interpreter.interpret(line, stream):
+                    self._emit(
+                        replace(
+                            activity, stream=stream, start=offset, end=end, source=self._task.output
+                        )
+                    )
+            except Exception as error:
+                self._interpreter_failed(error)
+            offset = end + (not truncated)
+        return offset
+
+    def _interpreter_failed(self, error: Exception) -> str:
+        where = f"interpreter of {self._task.agent}"
+        text = f"{type(error).__name__}: {error}"
+        self._failed(where, text, False)
+        return f"{where} failed: {text}"

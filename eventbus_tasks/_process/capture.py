@@ -1,0 +1,340 @@
+"""Moving the bytes of a task into its log, without ever making the task wait for us.
+
+Two ways: from a pipe into the log (`PipeCapture`), or watching a log that the task writes by
+itself (`FileCapture`). Both ring an eventfd after new bytes, and only then. Offsets count what
+the task wrote: bytes that the disk refuses leave a hole, and a `Gap` says so before anything
+behind it is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from eventbus_tasks._process import linux
+
+__all__ = ["Capture", "FileCapture", "Gap", "PipeCapture"]
+
+CHUNK: Final = 1 << 20
+"""The most that one turn takes from one stream."""
+
+GAP_EVERY: Final = 0.25
+"""Seconds between two tries to write again, and between two reports of a growing gap."""
+
+BURST: Final = 0.002
+"""Seconds for which a watched file that is written continuously is left alone."""
+
+POLL_FILE: Final = 0.02
+"""Seconds between two looks at a file that cannot be watched."""
+
+_BIGGER_PIPE: Final = 256 * 1024
+_FULL_READS: Final = 4
+_BLOCK: Final = 4096
+_REFUSED: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS))
+
+Gap = Callable[[str, int, int, str], None]
+"""Told about each gap: stream, start, end, why."""
+
+
+class Capture(Protocol):
+    """What the guardian needs of either way of capturing."""
+
+    stream: str
+    """``"stdout"`` or ``"stderr"``."""
+    size: int
+    """Bytes that the task has written so far."""
+    dropped: int
+    """How many of them are not in the log."""
+
+    def poll_fd(self, now: float) -> int | None:
+        """Return the descriptor to wait for at this moment, if any."""
+
+    def deadline(self) -> float | None:
+        """Return when to call `move` even if nothing is readable."""
+
+    def move(self, now: float) -> bool:
+        """Take what is there, at most one chunk, and return whether there were new bytes."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether no byte can come any more."""
+
+    def close(self) -> None:
+        """Report what is still to report and release what is open."""
+
+
+class Retention:
+    """Frees the oldest bytes of a log in place, so that offsets stay valid."""
+
+    def __init__(self, stream: str, log: int, keep: int | None, gap: Gap) -> None:
+        """Keep at least the last `keep` bytes; everything when that is ``None``."""
+        self._stream = stream
+        self._log = log
+        self._keep = keep
+        self._gap = gap
+        self._low = 0
+        if keep is not None:
+            try:
+                # Far behind the end: changes nothing, and shows whether it can be done.
+                linux.punch_hole(log, 1 << 40, _BLOCK)
+            except OSError:
+                self._keep = None
+
+    def apply(self, size: int) -> tuple[int, int] | None:
+        """Free what is too old once it is worth a call, and return the freed range."""
+        if self._keep is None:
+            return None
+        slack = max(64 * 1024, self._keep // 8)
+        if size - self._low <= self._keep + slack:
+            return None
+        start, self._low = self._low, (size - self._keep) // _BLOCK * _BLOCK
+        if start == self._low:
+            return None
+        self._gap(self._stream, start, self._low, "retention")
+        with contextlib.suppress(OSError):
+            linux.punch_hole(self._log, start, self._low - start)
+        return start, self._low
+
+
+def ring(bell: int) -> None:
+    """Ring an eventfd; one that is full has been rung already."""
+    with contextlib.suppress(OSError):
+        os.eventfd_write(bell, 1)
+
+
+class PipeCapture:
+    """Splices a pipe into a log at explicit offsets."""
+
+    def __init__(
+        self, stream: str, pipe: int, log: int, bell: int, gap: Gap, *, keep: int | None = None
+    ) -> None:
+        """Take over the read end of a pipe; the log stays the caller's."""
+        self.stream = stream
+        self.size = 0
+        self.dropped = 0
+        self._pipe = pipe
+        self._log = log
+        self._bell = bell
+        self._gap = gap
+        self._retention = Retention(stream, log, keep, gap)
+        self._can_splice = True
+        self._eof = False
+        self._capacity = 64 * 1024
+        self._full_reads = 0
+        self._null = -1
+        # A gap that is open: since where, reported up to where, why, when to try again.
+        self._gap_start: int | None = None
+        self._gap_reported = 0
+        self._gap_why = ""
+        self._retry_at = 0.0
+        self._gaps: list[tuple[int, int]] = []
+        os.set_blocking(pipe, False)
+        with contextlib.suppress(OSError):
+            flags = fcntl.fcntl(log, fcntl.F_GETFL)
+            if flags & os.O_APPEND:
+                # Appending and explicit offsets exclude each other (splice: EINVAL).
+                fcntl.fcntl(log, fcntl.F_SETFL, flags & ~os.O_APPEND)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every writer has closed the pipe and it is empty."""
+        return self._eof
+
+    def poll_fd(self, now: float) -> int | None:
+        """Return the pipe until its end."""
+        return None if self._eof else self._pipe
+
+    def deadline(self) -> float | None:
+        """Return when the growing gap is due to be reported."""
+        if self._gap_start is not None and self.size > self._gap_reported:
+            return self._retry_at
+        return None
+
+    def move(self, now: float) -> bool:
+        """Move up to one chunk from the pipe to the log."""
+        if self._gap_start is not None:
+            if now < self._retry_at:
+                return self._discard()
+            self._report_gap()
+        if self._eof:
+            return False
+        try:
+            count = self._write()
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno not in _REFUSED:
+                raise
+            self._open_gap(error.errno or errno.EIO, now)
+            return self._discard()
+        if not count:
+            self._end()
+            return False
+        self._close_gap()
+        self._advance(count)
+        ring(self._bell)
+        return True
+
+    def _write(self) -> int:
+        if self._can_splice:
+            try:
+                return os.splice(
+                    self._pipe, self._log, CHUNK, offset_dst=self.size, flags=os.SPLICE_F_NONBLOCK
+                )
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+                    raise
+            self._can_splice = False
+        data = os.read(self._pipe, self._capacity)
+        done = 0
+        try:
+            while done < len(data):
+                done += os.pwrite(self._log, data[done:], self.size + done)
+        except OSError as error:
+            if error.errno not in _REFUSED:
+                raise
+            # These bytes have left the pipe: what was not written is lost here and now.
+            if done:
+                self._close_gap()
+                self._advance(done)
+                ring(self._bell)
+            if self._gap_start is None:
+                self._gap_start = self._gap_reported = self.size
+            self._gap_why = errno.errorcode.get(error.errno or 0, "EIO")
+            self._lose(len(data) - done)
+            raise
+        return len(data)
+
+    def _discard(self) -> bool:
+        """Take bytes that cannot be written out of the pipe, so that the task goes on."""
+        if self._null < 0:
+            self._null = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            count = os.splice(self._pipe, self._null, CHUNK, flags=os.SPLICE_F_NONBLOCK)
+        except BlockingIOError:
+            return False
+        if not count:
+            self._end()
+            return False
+        self._lose(count)
+        return True
+
+    def _lose(self, count: int) -> None:
+        self.size += count
+        self.dropped += count
+
+    def _advance(self, count: int) -> None:
+        if count >= self._capacity:
+            self._full_reads += 1
+            if self._full_reads == _FULL_READS:
+                with contextlib.suppress(OSError):
+                    self._capacity = fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, _BIGGER_PIPE)
+        self.size += count
+        if freed := self._retention.apply(self.size):
+            self.dropped += freed[1] - freed[0] - self._lost_within(*freed)
+
+    def _lost_within(self, start: int, end: int) -> int:
+        """Return how much of a range was counted as dropped before, and forget that part."""
+        lost = sum(max(0, min(b, end) - max(a, start)) for a, b in self._gaps)
+        self._gaps = [(max(a, end), b) for a, b in self._gaps if b > end]
+        return lost
+
+    def _open_gap(self, number: int, now: float) -> None:
+        if self._gap_start is None:
+            self._gap_start = self._gap_reported = self.size
+        self._gap_why = errno.errorcode.get(number, "EIO")
+        self._retry_at = now + GAP_EVERY
+
+    def _report_gap(self) -> None:
+        if self._gap_start is not None and self.size > self._gap_reported:
+            self._gap(self.stream, self._gap_reported, self.size, self._gap_why)
+            self._gap_reported = self.size
+
+    def _close_gap(self) -> None:
+        if self._gap_start is not None:
+            if self.size > self._gap_start:
+                self._gaps.append((self._gap_start, self.size))
+            self._gap_start = None
+
+    def _end(self) -> None:
+        self._eof = True
+        self._report_gap()
+        self._close_gap()
+
+    def close(self) -> None:
+        """Report an open gap and close the pipe."""
+        self._report_gap()
+        self._close_gap()
+        self._eof = True
+        for descriptor in (self._pipe, self._null):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._pipe = self._null = -1
+
+
+class FileCapture:
+    """Watches a log that the task writes by itself."""
+
+    def __init__(
+        self, stream: str, log: int, bell: int, gap: Gap, *, keep: int | None = None
+    ) -> None:
+        """Begin to watch; the log stays the caller's."""
+        self.stream = stream
+        self.size = 0
+        self.dropped = 0
+        self._log = log
+        self._bell = bell
+        self._retention = Retention(stream, log, keep, gap)
+        self._watch = -1
+        self._quiet_until = 0.0
+        self._look_at: float | None = None
+        try:
+            self._watch = linux.inotify_open()
+            linux.inotify_watch(self._watch, b"/proc/self/fd/%d" % log, linux.IN_MODIFY)
+        except OSError:
+            # 128 instances per user are soon used up: look now and then instead.
+            self.close()
+            self._look_at = 0.0
+
+    @property
+    def finished(self) -> bool:
+        """Whether no byte can come any more: what is written is in the log already."""
+        return True
+
+    def poll_fd(self, now: float) -> int | None:
+        """Return the watch, except for a moment within a burst."""
+        return self._watch if self._watch >= 0 and now >= self._quiet_until else None
+
+    def deadline(self) -> float | None:
+        """Return the end of the quiet moment, or when to look again without a watch."""
+        return self._look_at
+
+    def move(self, now: float) -> bool:
+        """Look at the size of the log."""
+        if self._watch >= 0:
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._watch, 4096)
+        size = os.fstat(self._log).st_size
+        new = size > self.size
+        if self._watch < 0:
+            self._look_at = now + POLL_FILE
+        elif new:
+            self._quiet_until = self._look_at = now + BURST
+        else:
+            self._look_at = None
+        if new:
+            self.size = size
+            ring(self._bell)
+            if freed := self._retention.apply(size):
+                self.dropped += freed[1] - freed[0]
+        return new
+
+    def close(self) -> None:
+        """Stop watching."""
+        if self._watch >= 0:
+            os.close(self._watch)
+        self._watch = -1

@@ -1,0 +1,182 @@
+"""What ``/proc`` says about a family of processes, and signals that reach nobody else.
+
+A number alone never identifies a process: numbers are used again. Everything here goes by
+number *and* start time, is found by walking down from a process of ours, and is signalled
+through a descriptor opened before the start time was verified.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+__all__ = ["Process", "children", "command", "descendants", "read_process", "signal_process"]
+
+_FORKED_NO_EXEC = 0x40
+"""PF_FORKNOEXEC in the kernel's flags: forked, and has not executed anything since."""
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One line of ``/proc/<pid>/stat``, as far as it matters here.
+
+    Attributes:
+        pid: Its number.
+        start_time: Clock ticks after boot; with `pid` it identifies the process.
+        parent: Number of its parent.
+        group: Number of its process group.
+        state: The kernel's letter: ``R``, ``S``, ``D``, ``T``, ``Z`` and so on.
+        threads: Threads that still run.
+        flags: The kernel's flags.
+    """
+
+    pid: int
+    start_time: int
+    parent: int
+    group: int
+    state: str
+    threads: int
+    flags: int
+
+    @property
+    def alive(self) -> bool:
+        """Whether anything of it can still run.
+
+        A process whose main thread has ended is shown as ``Z`` while its other threads work.
+        """
+        return self.state not in "ZX" or self.threads > 1
+
+    @property
+    def executed(self) -> bool:
+        """Whether it has executed a program since it was forked."""
+        return not self.flags & _FORKED_NO_EXEC
+
+
+def read_process(pid: int) -> Process | None:
+    """Return what is known about a process, or ``None`` when there is none of that number."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+            data = file.read(4096) or b""
+    except OSError:
+        return None
+    # The name in brackets may contain anything, brackets too: only the last one counts.
+    fields = data.rpartition(b")")[2].split()
+    try:
+        return Process(
+            pid=pid,
+            state=fields[0].decode(),
+            parent=int(fields[1]),
+            group=int(fields[2]),
+            flags=int(fields[6]),
+            threads=int(fields[17]),
+            start_time=int(fields[19]),
+        )
+    except (IndexError, ValueError):
+        return None
+
+
+def children(pid: int) -> list[int]:
+    """Return the numbers of the direct children of a process, of all of its threads.
+
+    Children that end meanwhile can make the kernel skip others: an empty answer about our own
+    children is proof only together with ``ECHILD`` from `os.waitpid`.
+    """
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return []
+    found: list[int] = []
+    for thread in threads:
+        try:
+            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
+                found += map(int, file.read().split())
+        except FileNotFoundError:
+            if not _lists_children():
+                return _children_by_scan(pid)
+        except OSError:
+            continue
+    return found
+
+
+def _lists_children() -> bool:
+    return os.path.exists(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
+
+
+def _children_by_scan(pid: int) -> list[int]:
+    """Find children through every process, for kernels that do not list them."""
+    found: list[int] = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            process = read_process(int(name))
+            if process is not None and process.parent == pid:
+                found.append(process.pid)
+    return found
+
+
+def descendants(root: int, *, without: Iterable[int] = ()) -> list[Process]:
+    """Return every verified descendant of a process, zombies included, parents first.
+
+    Args:
+        root: Where the walk begins; not part of the answer.
+        without: Children whose whole branch is left out.
+    """
+    seen = {root, *without}
+    found: list[Process] = []
+    queue = [root]
+    for parent in queue:
+        for pid in children(parent):
+            if pid in seen:
+                continue
+            process = read_process(pid)
+            # Between the list and the look the number may have passed to a stranger; whoever
+            # has changed parents in that moment is found by the next walk.
+            if process is None or process.parent not in (parent, root):
+                continue
+            seen.add(pid)
+            found.append(process)
+            queue.append(pid)
+    return found
+
+
+def command(pid: int, limit: int = 200) -> str:
+    """Return the command line of a process for people to read, or its name in brackets."""
+    for name in ("cmdline", "comm"):
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/{name}", "rb") as file:
+            data = file.read(4 * limit).rstrip(b"\0\n").replace(b"\0", b" ")
+            if data:
+                text = data.decode("utf-8", "backslashreplace")[:limit]
+                return text if name == "cmdline" else f"[{text}]"
+    return ""
+
+
+def signal_process(pid: int, start_time: int, number: int) -> bool:
+    """Send a signal to exactly this process and return whether it was sent.
+
+    ``False`` means that the process has gone or that it belongs to another user; which of the
+    two it was shows in the next walk.
+    """
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        # No descriptor to be had (limits, old kernels): ending the family matters more than
+        # the few microseconds between the look and the signal.
+        descriptor = -1
+    try:
+        process = read_process(pid)
+        if process is None or process.start_time != start_time:
+            return False
+        if descriptor >= 0:
+            signal.pidfd_send_signal(descriptor, number)
+        else:
+            os.kill(pid, number)
+    except OSError:
+        return False
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+    return True

@@ -1,0 +1,569 @@
+"""The guardian: one process per task, parent and subreaper of everything the task starts.
+
+It runs a single-threaded loop over its descriptors and a few deadlines, and needs neither the
+host nor the warden for anything: a task is captured, limited and ended by it alone. In each
+turn it looks after the family first and after the output second, so a slow disk delays a
+signal by one write at most.
+
+Signals to the guardian itself: ``SIGTERM`` stops its task with the reason ``"cancelled"`` (a
+service manager that ends everything); ``SIGINT`` and ``SIGHUP`` are ignored, they belong to
+whoever sits at the terminal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import signal
+import socket
+import time
+from dataclasses import dataclass
+from typing import Any, Final
+
+from eventbus_tasks._process import linux, wire
+from eventbus_tasks._process.capture import Capture, FileCapture, PipeCapture
+from eventbus_tasks._process.family import (
+    Process,
+    children,
+    command,
+    descendants,
+    read_process,
+    signal_process,
+)
+from eventbus_tasks._process.ladder import KILL, Ladder, Policy, Rung, rungs_of
+from eventbus_tasks._process.outbox import Outbox
+from eventbus_tasks._process.record import write_end_record
+from eventbus_tasks._process.spawn import (
+    LeaderPlan,
+    parse_failure,
+    reset_signals,
+    start_leader,
+)
+
+__all__ = ["Descriptors", "Guardian"]
+
+_MAX_SURVIVORS: Final = 64
+"""Survivors that a message names; a packet has a limit."""
+
+_MAX_PIDS: Final = 1000
+"""Processes that the message about one signal names."""
+
+_ROUNDS: Final = 3
+"""Walks per rung: who was forked during the first one is found by the next."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Descriptors:
+    """What a guardian is given; it owns all of it."""
+
+    control: int
+    bell: int
+    spec: int
+    stdin: int
+    stdout: int
+    host: int
+    stderr: int | None = None
+    lock: int | None = None
+    end_record: int | None = None
+
+    def numbers(self) -> list[int]:
+        """Return every descriptor that is there."""
+        named = (getattr(self, name) for name in self.__slots__)
+        return [number for number in named if number is not None]
+
+
+class Guardian:
+    """The life of one task, from its fork to its last descendant."""
+
+    def __init__(self, descriptors: Descriptors, *, nofile: int) -> None:
+        """Read the specification and prepare; nothing is started yet.
+
+        Raises:
+            OSError: The kernel refuses something that is indispensable.
+            WireError: The specification cannot be read.
+        """
+        self._fds = descriptors
+        self._control = socket.socket(fileno=descriptors.control)
+        self._control.setblocking(False)
+        with contextlib.suppress(OSError):
+            self._control.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        self._out = Outbox(self._control)
+        size = os.fstat(descriptors.spec).st_size
+        self._spec = wire.LaunchSpec.decode(os.pread(descriptors.spec, size, 0))
+        os.close(descriptors.spec)
+        self._nofile = nofile if self._spec.nofile is None else self._spec.nofile
+        self._policy = Policy.from_dict(self._spec.policy)
+        self._captures: list[Capture] = []
+        self._leader = 0
+        self._report = -1
+        self._report_data = b""
+        self._reaped = False
+        self._return_code: int | None = None
+        self._started_at = time.time()
+        self._ladder: Ladder | None = None
+        self._reason: str | None = None
+        self._terminated = False
+        self._host_lost = False
+        self._ended = False
+        self._outlived: set[tuple[int, int]] = set()
+        self._killed: set[int] = set()
+        now = time.monotonic()
+        self._time_limit: float | None = None
+        self._last_output = now
+        self._leave_or_kill_at: float | None = None
+        self._drain_until: float | None = None
+        self._wake = -1
+        self._children_changed = True
+
+    # -- start ---------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Live the whole life of the task; returns when nothing of it is left."""
+        self._prepare_signals()
+        linux.set_child_subreaper()
+        self._read_control()
+        if self._reason is not None:
+            # Stopped before it began: nothing is started at all.
+            self._end()
+        elif self._start():
+            while not self._turn():
+                pass
+        self._leave()
+
+    def _prepare_signals(self) -> None:
+        reset_signals()
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_IGN)
+        self._wake, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGTERM, self._on_terminate)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+    def _on_terminate(self, *_: Any) -> None:
+        self._terminated = True
+
+    def _start(self) -> bool:
+        """Fork the leader and begin to capture; report and return ``False`` if that fails."""
+        spec, fds = self._spec, self._fds
+        ends: list[int] = []
+        try:
+            outputs = self._open_outputs(ends)
+            self._leader, self._report = start_leader(
+                LeaderPlan(
+                    argv=[text.encode("utf-8", "surrogateescape") for text in spec.argv],
+                    cwd=spec.cwd.encode("utf-8", "surrogateescape"),
+                    env=self._environment(),
+                    umask=spec.umask,
+                    nofile=self._nofile,
+                    stdin=fds.stdin,
+                    stdout=outputs[0],
+                    stderr=outputs[-1],
+                )
+            )
+        except OSError as error:
+            number = error.errno or errno.EIO
+            self._spawn_failed(stage="setup", errno=number, path="", message=str(error))
+            return False
+        finally:
+            for end in ends:
+                os.close(end)
+        os.close(fds.stdin)
+        if self._policy.timeout is not None:
+            self._time_limit = time.monotonic() + self._policy.timeout
+        return True
+
+    def _environment(self) -> dict[bytes, bytes]:
+        pairs = {**self._spec.env, "EBT_TASK": self._spec.uid}
+        return {
+            name.encode("utf-8", "surrogateescape"): value.encode("utf-8", "surrogateescape")
+            for name, value in pairs.items()
+        }
+
+    def _open_outputs(self, ends: list[int]) -> list[int]:
+        """Return what becomes descriptor 1 and 2 of the leader; `ends` are to be closed then."""
+        policy = self._policy
+        keep = policy.max_output if policy.keep == "tail" else None
+        logs = [("stdout", self._fds.stdout)]
+        if self._fds.stderr is not None:
+            logs.append(("stderr", self._fds.stderr))
+        for stream, log in logs:
+            if self._spec.capture == "file":
+                # A description of its own, because the host's must not append; the path of the
+                # descriptor works for files without a name, too.
+                ends.append(os.open(f"/proc/self/fd/{log}", os.O_WRONLY | os.O_APPEND))
+                self._captures.append(
+                    FileCapture(stream, log, self._fds.bell, self._dropped, keep=keep)
+                )
+            else:
+                pipe, end = os.pipe2(os.O_CLOEXEC)
+                ends.append(end)
+                self._captures.append(
+                    PipeCapture(stream, pipe, log, self._fds.bell, self._dropped, keep=keep)
+                )
+        return ends
+
+    # -- one turn ------------------------------------------------------------------------------
+
+    def _turn(self) -> bool:
+        """Wait for something to happen and deal with it; return whether all is over."""
+        self._wait()
+        if self._report >= 0 and self._check_start():
+            return True
+        self._check_leader()
+        self._read_control()
+        now = time.monotonic()
+        self._check_limits(now)
+        self._climb(now)
+        self._capture(now)
+        return self._check_family(time.monotonic())
+
+    def _wait(self) -> None:
+        now = time.monotonic()
+        poll = select.poll()
+        poll.register(self._wake, select.POLLIN)
+        if self._report >= 0:
+            poll.register(self._report, select.POLLIN)
+        if not self._host_lost:
+            poll.register(self._fds.host, select.POLLIN)
+            poll.register(self._control, select.POLLIN | (select.POLLOUT if self._out else 0))
+        for capture in self._captures:
+            if (descriptor := capture.poll_fd(now)) is not None:
+                poll.register(descriptor, select.POLLIN)
+        due = [self._time_limit, self._leave_or_kill_at, self._drain_until]
+        due += [capture.deadline() for capture in self._captures]
+        if self._ladder is not None:
+            due.append(self._ladder.deadline)
+        elif self._idle_limit is not None:
+            due.append(self._last_output + self._idle_limit)
+        times = [when for when in due if when is not None]
+        if times:
+            # Rounded up: a turn that comes too early would only spin.
+            ready = poll.poll(max(0, int((min(times) - now) * 1000) + 1))
+        else:
+            ready = poll.poll()
+        for descriptor, _ in ready:
+            if descriptor == self._wake:
+                self._children_changed = True
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._wake, 4096)
+            elif descriptor == self._fds.host:
+                self._lose_host()
+
+    @property
+    def _idle_limit(self) -> float | None:
+        running = self._return_code is None and self._reason is None
+        return self._policy.idle_timeout if running else None
+
+    def _check_start(self) -> bool:
+        """Learn whether the program runs; return ``True`` if it never will."""
+        try:
+            while chunk := os.read(self._report, 65536):
+                self._report_data += chunk
+        except BlockingIOError:
+            return False
+        os.close(self._report)
+        self._report = -1
+        if self._report_data:
+            os.waitpid(self._leader, 0)
+            self._reaped = True
+            self._spawn_failed(**parse_failure(self._report_data))
+            return True
+        process = read_process(self._leader)
+        if process is not None and not process.executed:
+            if self._reason is not None:
+                return False  # stopped before it could execute anything; its status follows
+            status = os.waitstatus_to_exitcode(os.waitpid(self._leader, 0)[1])
+            self._reaped = True
+            message = f"the process ended ({status}) before it could execute the program"
+            self._spawn_failed(stage="setup", errno=errno.EINTR, path="", message=message)
+            return True
+        try:
+            executable = os.readlink(f"/proc/{self._leader}/exe")
+        except OSError:
+            executable = self._spec.argv[0]
+        self._send(
+            wire.Started(
+                pid=self._leader,
+                start_time=process.start_time if process else 0,
+                executable=executable[:4096],
+                at=time.time(),
+            )
+        )
+        return False
+
+    def _spawn_failed(self, **failure: Any) -> None:
+        message = wire.SpawnFailed(**failure, at=time.time())
+        fds = self._fds
+        if fds.end_record is not None:
+            logs = [fds.stdout] if fds.stderr is None else [fds.stdout, fds.stderr]
+            write_end_record(fds.end_record, logs, message, self._started_at)
+        self._send(message)
+        self._ended = True
+
+    def _check_leader(self) -> None:
+        """Notice the leader's exit, and leave it a zombie: so its number stays taken."""
+        if self._return_code is not None or not self._leader:
+            return
+        options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        result = os.waitid(os.P_PID, self._leader, options)
+        if result is None:
+            return
+        code = result.si_status
+        self._return_code = code if result.si_code == os.CLD_EXITED else -code
+        self._time_limit = None
+        self._send(wire.LeaderExited(return_code=self._return_code, at=time.time()))
+        if self._ladder is None:
+            self._leave_or_kill_at = time.monotonic() + self._policy.exit_grace
+
+    def _read_control(self) -> None:
+        """Carry out what the host asks for."""
+        while not self._host_lost:
+            try:
+                data = self._control.recv(wire.PACKET)
+            except BlockingIOError:
+                break
+            except OSError:
+                data = b""
+            if not data:
+                self._lose_host()
+                break
+            with contextlib.suppress(wire.WireError):
+                message = wire.decode(data)
+                if isinstance(message, wire.Stop):
+                    rungs = () if message.now else self._policy.rungs
+                    if message.steps is not None and not message.now:
+                        rungs = rungs_of(message.steps)
+                    self._stop(message.reason, rungs)
+        if self._terminated:
+            self._terminated = False
+            self._stop("cancelled", self._policy.rungs)
+        if not self._host_lost:
+            self._out.flush()
+
+    def _lose_host(self) -> None:
+        """The host is dead, or has let go of this task."""
+        if self._host_lost:
+            return
+        self._host_lost = True
+        self._out.discard()
+        if self._policy.on_host_death == "detach":
+            return
+        if self._return_code is not None and self._policy.after_exit == "leave":
+            return  # what is left was left on purpose
+        self._stop("host_lost", self._policy.rungs)
+
+    # -- limits and the ladder -----------------------------------------------------------------
+
+    def _check_limits(self, now: float) -> None:
+        policy = self._policy
+        if self._leave_or_kill_at is not None and now >= self._leave_or_kill_at:
+            self._leave_or_kill_at = None
+            if policy.after_exit == "kill":
+                self._ladder = Ladder(policy.rungs, kill_wait=policy.kill_wait, now=now)
+            elif family := self._family():
+                self._capture(now)
+                self._end(survivors=family)
+        if self._return_code is not None or self._reason is not None:
+            return
+        if self._time_limit is not None and now >= self._time_limit:
+            self._stop("timed_out", policy.rungs)
+        elif self._idle_limit is not None and now >= self._last_output + self._idle_limit:
+            # Output that is there and was not taken yet is not idleness.
+            self._capture(now)
+            if now >= self._last_output + self._idle_limit:
+                self._stop("idle", policy.rungs)
+
+    def _check_output_limit(self) -> None:
+        policy = self._policy
+        if policy.max_output is not None and policy.keep == "stop" and self._reason is None:
+            written = sum(capture.size for capture in self._captures)
+            if written > policy.max_output and self._return_code is None:
+                self._stop("output_limit", policy.rungs)
+
+    def _stop(self, reason: str, rungs: tuple[Rung, ...]) -> None:
+        """Begin the ladder; if one is begun already, only shorten it."""
+        now = time.monotonic()
+        if self._drain_until is not None:
+            return  # there is nobody to stop
+        if self._ladder is not None:
+            self._ladder.shorten(rungs, now)
+            return
+        self._ladder = Ladder(rungs, kill_wait=self._policy.kill_wait, now=now)
+        self._leave_or_kill_at = self._time_limit = None
+        if self._return_code is None:
+            self._reason = reason
+            self._send(wire.Stopping(reason=reason, at=time.time()))
+
+    def _climb(self, now: float) -> None:
+        if self._ladder is None:
+            return
+        while (rung := self._ladder.advance(now)) is not None:
+            if self._signal(rung) or rung is KILL:
+                break
+            self._ladder.skip(now)
+        if self._ladder.given_up(now) and not self._ended and (family := self._family()):
+            self._capture(now)
+            self._end(survivors=family, unkillable=True)
+
+    def _signal(self, rung: Rung) -> bool:
+        """Send one rung to its scope and report whom it has reached."""
+        reached: dict[int, Process] = {}
+        if rung.scope == "group":
+            family = self._family()
+            if not self._reaped:
+                # The unreaped leader pins its number, so the group is ours; one call reaches
+                # all members, however fast they fork.
+                with contextlib.suppress(OSError):
+                    os.killpg(self._leader, rung.signal)
+                    if rung.signal != signal.SIGKILL:
+                        os.killpg(self._leader, signal.SIGCONT)
+                    reached = {p.pid: p for p in family if p.group == self._leader}
+        else:
+            for _ in range(_ROUNDS if rung.scope == "tree" else 1):
+                fresh = [p for p in self._family() if p.pid not in reached]
+                if rung.scope == "leader":
+                    fresh = [p for p in fresh if p.pid == self._leader]
+                for process in fresh:
+                    if signal_process(process.pid, process.start_time, rung.signal):
+                        reached[process.pid] = process
+                        if rung.signal != signal.SIGKILL:
+                            # A stopped process acts on nothing but SIGKILL.
+                            signal_process(process.pid, process.start_time, signal.SIGCONT)
+                if not fresh:
+                    break
+        if self._return_code is not None:
+            self._outlived |= {(p.pid, p.start_time) for p in reached.values()}
+        fresh_pids = tuple(sorted(reached))
+        if rung is KILL:
+            # SIGKILL is repeated; it is news only for those whom it reaches first.
+            fresh_pids = tuple(pid for pid in fresh_pids if pid not in self._killed)
+            self._killed |= set(fresh_pids)
+        if fresh_pids:
+            self._send(
+                wire.SignalSent(
+                    signal=rung.signal,
+                    pids=fresh_pids[:_MAX_PIDS],
+                    scope=rung.scope,
+                    at=time.time(),
+                )
+            )
+        return bool(reached)
+
+    def _family(self) -> list[Process]:
+        """Return everything that lives below us."""
+        return [process for process in descendants(os.getpid()) if process.alive]
+
+    # -- output --------------------------------------------------------------------------------
+
+    def _dropped(self, stream: str, start: int, end: int, why: str) -> None:
+        self._send(wire.Dropped(stream=stream, start=start, end=end, why=why, at=time.time()))
+
+    def _capture(self, now: float) -> bool:
+        """Take one chunk of each stream; return whether there was anything."""
+        moved = False
+        for capture in self._captures:
+            moved |= capture.move(now)
+        if moved:
+            self._last_output = now
+            self._check_output_limit()
+        return moved
+
+    # -- the end -------------------------------------------------------------------------------
+
+    def _check_family(self, now: float) -> bool:
+        """Reap what has ended; once nobody is left, drain and end. Return whether all is over."""
+        if self._drain_until is None:
+            if self._return_code is None and not self._children_changed:
+                return False
+            self._children_changed = False
+            if not self._gone():
+                return False
+            self._ladder = self._leave_or_kill_at = None
+            self._drain_until = now + self._policy.drain
+        if not all(capture.finished for capture in self._captures):
+            if now < self._drain_until:
+                return False
+            # Somebody outside the family holds the pipe. What is in it is still ours.
+            for capture in self._captures:
+                for _ in range(64):
+                    if not capture.move(now):
+                        break
+        else:
+            self._capture(now)
+        if not self._ended:
+            self._end()
+        return True
+
+    def _gone(self) -> bool:
+        """Return whether the whole family has ended, the leader last."""
+        others = [pid for pid in children(os.getpid()) if pid != self._leader]
+        for pid in others:
+            with contextlib.suppress(ChildProcessError):
+                os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
+        if self._return_code is None:
+            return False
+        if any(pid != self._leader for pid in children(os.getpid())):
+            return False
+        if not self._reaped:
+            os.waitpid(self._leader, 0)
+            self._reaped = True
+        try:
+            # The list of children may be incomplete; this answer is not.
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return True
+        return False
+
+    def _end(self, *, survivors: list[Process] | None = None, unkillable: bool = False) -> None:
+        """Make everything durable and say the last word."""
+        named = tuple(
+            wire.Survivor(pid=p.pid, start_time=p.start_time, command=command(p.pid))
+            for p in (survivors or [])[:_MAX_SURVIVORS]
+        )
+        if not survivors:
+            for capture in self._captures:
+                capture.close()
+        streams = {"stdout": 0} if self._fds.stderr is None else {"stdout": 0, "stderr": 0}
+        fields: dict[str, Any] = {
+            "return_code": self._return_code,
+            "reason": self._reason,
+            "unkillable": unkillable,
+            "survivors": named,
+            "leftovers_killed": len(self._outlived),
+            "sizes": {**streams, **{c.stream: c.size for c in self._captures}},
+            "dropped": {**streams, **{c.stream: c.dropped for c in self._captures}},
+            "at": time.time(),
+        }
+        message = wire.Ended(**fields, record_error=None)
+        fds = self._fds
+        if fds.end_record is not None:
+            logs = [fds.stdout] if fds.stderr is None else [fds.stdout, fds.stderr]
+            problem = write_end_record(fds.end_record, logs, message, self._started_at)
+            if problem is not None:
+                message = wire.Ended(**fields, record_error=problem)
+        self._send(message)
+        self._ended = True
+
+    def _send(self, message: wire.Message) -> None:
+        # After the last word there is none: bytes of leftovers go to the log only.
+        if not self._ended and not self._host_lost:
+            self._out.send(wire.encode(message))
+
+    def _leave(self) -> None:
+        """Wait until the host has been told, as long as it lives; then let go of the lock."""
+        poll = select.poll()
+        poll.register(self._control, select.POLLOUT)
+        poll.register(self._fds.host, select.POLLIN)
+        while self._out and not self._host_lost:
+            ready = dict(poll.poll())
+            if self._fds.host in ready:
+                break
+            if not self._out.flush() and self._out:
+                # Writable for the kernel, yet too full for this packet.
+                select.select((), (), (), 0.01)
+        if self._fds.lock is not None:
+            os.close(self._fds.lock)

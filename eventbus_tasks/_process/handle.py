@@ -1,0 +1,500 @@
+"""The host's side: starting a warden, launching guardians and hearing from them.
+
+Everything here but `WardenClient.start` and `WardenClient.reap` belongs to the thread of the
+event loop and never waits; what can be waited for is a coroutine of anyio.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import socket
+import subprocess
+import sys
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, cast
+
+import anyio
+
+from eventbus_tasks._process import wire
+
+__all__ = ["GuardianLink", "WardenClient"]
+
+START_TIMEOUT: Final = 30.0
+"""Seconds until a warden that does not answer is taken for broken."""
+
+# The real package imports anyio and more; the warden gets an empty one with the same path.
+_BOOT: Final = """\
+import sys, types
+root, *arguments = sys.argv[1:]
+for name, path in (("eventbus_tasks", root), ("eventbus_tasks._process", root + "/_process")):
+    module = sys.modules[name] = types.ModuleType(name)
+    module.__path__ = [path]
+from eventbus_tasks._process.warden import main
+main(arguments)
+"""
+
+_LATER: Final = frozenset(
+    (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS, errno.EINTR)
+)
+"""A socket that is full, or too many descriptors under way: the warden has to catch up."""
+
+
+@dataclass(slots=True)
+class _Request:
+    """A launch that the socket has not taken yet, with copies of its descriptors."""
+
+    packet: bytes
+    descriptors: list[int]
+
+    def close(self) -> None:
+        for descriptor in self.descriptors:
+            os.close(descriptor)
+        self.descriptors = []
+
+
+class GuardianLink:
+    """The host's end of one guardian.
+
+    The messages of a task come in this order: `Started` or `SpawnFailed`; then any of
+    `Stopping`, `SignalSent`, `Dropped` and `LeaderExited`; then `Ended`, or `GuardianLost` when
+    the guardian died without it; and always, last and once, `Released`. A task that is stopped
+    before its program ran has no `Started`. `WardenLost` can come anywhere in between.
+    """
+
+    def __init__(self, task: int, control: socket.socket, bell: int, argv: Sequence[str]) -> None:
+        """Wrap the host's ends; made by `WardenClient.launch`."""
+        self._task = task
+        self._control = control
+        self._bell = bell
+        self._argv = tuple(argv)
+        self._extra: deque[wire.Message] = deque()
+        self._eof = False
+        self._final = False
+        self._released = False
+        self._warden_lost = False
+        self._unsent: deque[bytes] = deque()
+        self._closed = False
+        self._event: anyio.Event | None = None
+        self._forget: Callable[[int], object] = lambda _: None
+        _open.add(self)
+
+    @property
+    def eventfd(self) -> int:
+        """Descriptor that becomes readable after new bytes are in a log; read it to reset it."""
+        return self._bell
+
+    @property
+    def released(self) -> bool:
+        """Whether `Released` has been returned by `poll`: nothing more will come."""
+        return self._released
+
+    def poll(self) -> list[wire.Message]:
+        """Return every message that has arrived, without waiting."""
+        if self._closed or self._released:
+            return []
+        self._flush()
+        # What the warden said was said after the guardian's death: its own packets are first.
+        extra = list(self._extra)
+        self._extra.clear()
+        messages: list[wire.Message] = []
+        while not self._eof:
+            try:
+                data = self._control.recv(wire.PACKET)
+            except BlockingIOError:
+                break
+            except OSError:
+                data = b""
+            if not data:
+                self._eof = True
+                break
+            with contextlib.suppress(wire.WireError):
+                messages.append(self._received(wire.decode(data)))
+        for message in extra:
+            if isinstance(message, wire.GuardianLost):
+                if self._final:
+                    continue
+                self._final = True
+            messages.append(message)
+        if self._eof and self._warden_lost and not any(isinstance(m, wire.Released) for m in extra):
+            # Nobody else is left to say it.
+            if not self._final:
+                self._final = True
+                messages.append(wire.GuardianLost(code=None, at=time.time()))
+            messages.append(wire.Released(at=time.time()))
+        if messages and isinstance(messages[-1], wire.Released):
+            self._released = True
+            self._forget(self._task)
+        return messages
+
+    def _received(self, message: Any) -> wire.Message:
+        if isinstance(message, wire.Started):
+            return replace(message, argv=self._argv)
+        if isinstance(message, (wire.Ended, wire.SpawnFailed)):
+            self._final = True
+        return cast("wire.Message", message)
+
+    async def wait_readable(self) -> None:
+        """Return when `poll` has, or may have, something; at once after the last message."""
+        if self._closed or self._released or self._extra or (self._eof and self._warden_lost):
+            await anyio.lowlevel.checkpoint()
+            return
+        if self._eof:
+            # Only the warden has something left to say.
+            self._event = anyio.Event()
+            await self._event.wait()
+            return
+        with contextlib.suppress(anyio.ClosedResourceError):
+            await anyio.wait_readable(self._control)
+
+    def stop(
+        self, reason: str, *, steps: Sequence[Mapping[str, Any]] | None = None, now: bool = False
+    ) -> None:
+        """Have the task stopped; a second call can only shorten what the first one began.
+
+        Args:
+            reason: Becomes the reason of the end, if nothing else was the cause before.
+            steps: Rungs to use instead of those of the policy, as in `Step`.
+            now: Kill at once.
+        """
+        if self._closed or self._eof:
+            return
+        message = wire.Stop(
+            reason=reason, steps=None if steps is None else tuple(map(dict, steps)), now=now
+        )
+        self._unsent.append(wire.encode(message))
+        self._flush()
+
+    def _flush(self) -> None:
+        while self._unsent and not self._eof:
+            try:
+                self._control.send(self._unsent[0])
+            except BlockingIOError:
+                return
+            except OSError:
+                self._unsent.clear()
+                return
+            self._unsent.popleft()
+
+    def _hear(self, message: wire.Message) -> None:
+        """Take a message of the warden, or about it."""
+        self._extra.append(message)
+        if isinstance(message, wire.WardenLost):
+            self._warden_lost = True
+        if self._event is not None:
+            self._event.set()
+
+    def close(self) -> None:
+        """Let go of the guardian; one that still works takes this for the death of its host."""
+        if self._closed:
+            return
+        self._closed = True
+        self._forget(self._task)
+        if self._event is not None:
+            self._event.set()
+        for descriptor in (self._control.fileno(), self._bell):
+            _notify_closing(descriptor)
+        self._close_descriptors()
+
+    def _close_descriptors(self) -> None:
+        _open.discard(self)
+        self._closed = True
+        self._control.close()
+        bell, self._bell = self._bell, -1
+        if bell >= 0:
+            os.close(bell)
+
+
+class WardenClient:
+    """A running warden, as the host sees it."""
+
+    def __init__(self, process: subprocess.Popen[bytes], connection: socket.socket) -> None:
+        """Wrap a started warden; use `start`."""
+        self._process = process
+        self._socket = connection
+        self._links: dict[int, GuardianLink] = {}
+        self._queue: deque[_Request] = deque()
+        self._next_task = 1
+        self._closed = False
+        self._lost = False
+        self._queued: anyio.Event | None = None
+        _open.add(self)
+
+    @classmethod
+    def start(cls, python: str | None = None) -> WardenClient:
+        """Start a warden and wait until it answers. Blocks: call it in a worker thread.
+
+        A worker thread also because a ``KeyboardInterrupt`` within `subprocess.Popen` loses the
+        process, and only the main thread gets one.
+
+        Args:
+            python: The interpreter, instead of the one that runs this.
+
+        Raises:
+            OSError: It cannot be started, or it is not a Python that works.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        host = -1
+        try:
+            host = os.pidfd_open(os.getpid())
+            root = str(Path(__file__).resolve().parent.parent)
+            numbers = (theirs.fileno(), host)
+            process = subprocess.Popen(
+                [python or sys.executable, "-I", "-S", "-c", _BOOT, root, *map(str, numbers)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                pass_fds=numbers,
+                start_new_session=True,
+            )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+            if host >= 0:
+                os.close(host)
+        client = cls(process, ours)
+        try:
+            ours.settimeout(START_TIMEOUT)
+            data = ours.recv(wire.PACKET)
+            if not data or not isinstance(wire.decode(data), wire.Ready):
+                raise ConnectionError(errno.ECONNRESET, "the interpreter did not start a warden")
+        except BaseException as error:
+            client.close()
+            if not client.reap(1.0):
+                process.kill()
+                client.reap(None)
+            if isinstance(error, (OSError, wire.WireError)):
+                program = python or sys.executable
+                raise OSError(errno.ENOEXEC, f"no warden came up: {error}", program) from error
+            raise
+        ours.setblocking(False)
+        return client
+
+    @property
+    def pid(self) -> int:
+        """Number of the warden's process."""
+        return self._process.pid
+
+    @property
+    def lost(self) -> bool:
+        """Whether the warden has gone, or this side has been closed."""
+        return self._lost or self._closed
+
+    def launch(
+        self,
+        spec: wire.LaunchSpec,
+        *,
+        stdin: int,
+        stdout_log: int,
+        stderr_log: int | None = None,
+        lock: int | None = None,
+        end_record: int | None = None,
+    ) -> GuardianLink:
+        """Ask for a guardian; never waits. The descriptors stay the caller's.
+
+        Args:
+            spec: What to run.
+            stdin: Standard input of the program.
+            stdout_log: Empty log, open for reading and writing, for standard output.
+            stderr_log: The same for standard error, or ``None`` to merge the two.
+            lock: A project lock to hold until everything is over.
+            end_record: Where the guardian leaves its durable record.
+
+        Raises:
+            OSError: The warden is gone, or there are no descriptors left.
+            ValueError: The specification cannot be carried out on any system.
+        """
+        if self.lost:
+            raise BrokenPipeError(errno.EPIPE, "the warden is gone")
+        data = spec.encode()
+        task = self._next_task
+        given = {
+            "stdin": stdin,
+            "stdout": stdout_log,
+            "stderr": stderr_log,
+            "lock": lock,
+            "end_record": end_record,
+        }
+        sent = {name: number for name, number in given.items() if number is not None}
+        with contextlib.ExitStack() as undo:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            undo.callback(ours.close)
+            with theirs:
+                ours.setblocking(False)
+                bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+                undo.callback(os.close, bell)
+                memory = _memory_file(data)
+                try:
+                    sent |= {"control": theirs.fileno(), "bell": bell, "spec": memory}
+                    request = wire.LaunchRequest(task=task, descriptors=tuple(sent))
+                    self._send(wire.encode(request), list(sent.values()))
+                finally:
+                    os.close(memory)
+            undo.pop_all()
+        self._next_task += 1
+        link = GuardianLink(task, ours, bell, spec.argv)
+        link._forget = lambda task: self._links.pop(task, None)
+        self._links[task] = link
+        return link
+
+    def _send(self, packet: bytes, descriptors: list[int]) -> None:
+        if not self._queue:
+            try:
+                socket.send_fds(self._socket, [packet], descriptors)
+            except OSError as error:
+                if error.errno not in _LATER:
+                    raise
+            else:
+                return
+        copies: list[int] = []
+        try:
+            for descriptor in descriptors:
+                copies.append(os.dup(descriptor))
+        except OSError:
+            for copy in copies:
+                os.close(copy)
+            raise
+        self._queue.append(_Request(packet, copies))
+        if self._queued is not None:
+            self._queued.set()
+
+    async def serve(self) -> None:
+        """Route what the warden says, until it is gone or this side is closed."""
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._flush_queue)
+                await self._receive_all()
+                group.cancel_scope.cancel()
+        finally:
+            if self._lost:
+                self._lose_all()
+
+    async def _receive_all(self) -> None:
+        while not self._closed:
+            try:
+                data = self._socket.recv(wire.PACKET)
+            except BlockingIOError:
+                try:
+                    await anyio.wait_readable(self._socket)
+                except anyio.ClosedResourceError:
+                    return
+                continue
+            except OSError:
+                data = b""
+            if not data:
+                self._lost = not self._closed
+                return
+            with contextlib.suppress(wire.WireError):
+                task, message = wire.decode_routed(data)
+                if link := self._links.get(task):
+                    link._hear(message)
+
+    async def _flush_queue(self) -> None:
+        while True:
+            if not self._queue:
+                self._queued = anyio.Event()
+                await self._queued.wait()
+            try:
+                await anyio.wait_writable(self._socket)
+            except anyio.ClosedResourceError:
+                return
+            try:
+                while self._queue:
+                    request = self._queue[0]
+                    socket.send_fds(self._socket, [request.packet], request.descriptors)
+                    request.close()
+                    self._queue.popleft()
+            except OSError as error:
+                if error.errno not in _LATER:
+                    return  # the reading side finds out, too
+                # Writable for the kernel, yet too full for this packet.
+                await anyio.sleep(0.005)
+
+    def _lose_all(self) -> None:
+        self._drop_queue()
+        for link in list(self._links.values()):
+            link._hear(wire.WardenLost(at=time.time()))
+
+    def _drop_queue(self) -> None:
+        while self._queue:
+            self._queue.popleft().close()
+
+    def close(self) -> None:
+        """Close the connection: no more launches; the warden ends after its last guardian."""
+        if self._closed:
+            return
+        self._closed = True
+        _notify_closing(self._socket.fileno())
+        self._close_descriptors()
+
+    def _close_descriptors(self) -> None:
+        _open.discard(self)
+        self._closed = True
+        self._drop_queue()
+        self._socket.close()
+
+    def reap(self, timeout: float | None = None) -> bool:
+        """Wait for the end of the warden and return whether it has come.
+
+        Blocks without using the processor: for a worker thread.
+        """
+        try:
+            descriptor = os.pidfd_open(self._process.pid)
+        except OSError:
+            descriptor = -1  # reaped by somebody else, or no descriptors left
+        if descriptor >= 0:
+            try:
+                poll = select.poll()
+                poll.register(descriptor, select.POLLIN)
+                poll.poll(None if timeout is None else max(0, int(timeout * 1000)))
+            finally:
+                os.close(descriptor)
+            timeout = 0.5 if self._process.poll() is None and timeout is None else 0
+        try:
+            self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+
+_open: weakref.WeakSet[GuardianLink | WardenClient] = weakref.WeakSet()
+
+
+def _close_in_fork() -> None:
+    """A forked copy of the host must not look like a living host to the guardians."""
+    for end in list(_open):
+        with contextlib.suppress(OSError):
+            end._close_descriptors()
+
+
+os.register_at_fork(after_in_child=_close_in_fork)
+
+
+def _notify_closing(descriptor: int) -> None:
+    """Wake whoever waits for a descriptor; outside of an event loop that is nobody."""
+    if descriptor >= 0:
+        with contextlib.suppress(RuntimeError, LookupError):
+            anyio.notify_closing(descriptor)
+
+
+def _memory_file(data: bytes) -> int:
+    """Return a file that exists nowhere else, holding `data`."""
+    descriptor = os.memfd_create("ebt-launch", os.MFD_CLOEXEC)
+    try:
+        done = 0
+        while done < len(data):
+            done += os.write(descriptor, data[done:])
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor

@@ -1,0 +1,124 @@
+"""The stop ladder as a pure clockwork: given the time, it says which rung is due."""
+
+from __future__ import annotations
+
+import signal
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+__all__ = ["KILL", "Ladder", "Policy", "Rung", "rungs_of"]
+
+KILL_EVERY: Final = 0.1
+"""Seconds between two rounds of SIGKILL: forks may have slipped through the last one."""
+
+KILL_EVERY_LATER: Final = 1.0
+"""The same, once the family has been reported as unkillable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One signal, whom it goes to, and how long it may take."""
+
+    signal: int
+    scope: str
+    grace: float
+
+
+KILL: Final = Rung(int(signal.SIGKILL), "tree", KILL_EVERY)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """A termination policy as the guardian reads it; absent keys mean the defaults below."""
+
+    rungs: tuple[Rung, ...] = (Rung(int(signal.SIGTERM), "tree", 5.0),)
+    kill_wait: float = 5.0
+    drain: float = 0.3
+    exit_grace: float = 0.2
+    after_exit: str = "kill"
+    on_host_death: str = "kill"
+    timeout: float | None = None
+    idle_timeout: float | None = None
+    max_output: int | None = None
+    keep: str = "stop"
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Policy:
+        """Read a policy from its JSON form.
+
+        Raises:
+            TypeError: An unknown key.
+            KeyError: A step without its parts.
+        """
+        fields = dict(data)
+        steps = fields.pop("steps", None)
+        if steps is not None:
+            fields["rungs"] = rungs_of(steps)
+        return cls(**fields)
+
+
+def rungs_of(steps: Iterable[Mapping[str, Any]]) -> tuple[Rung, ...]:
+    """Read rungs from their JSON form.
+
+    Raises:
+        KeyError: A step without a signal.
+    """
+    return tuple(
+        Rung(int(step["signal"]), str(step.get("scope", "tree")), float(step.get("grace", 5.0)))
+        for step in steps
+    )
+
+
+class Ladder:
+    """Which signal is due, and when; it knows no processes and sends nothing.
+
+    SIGKILL to the whole tree follows the last rung and is repeated until nobody asks again.
+    """
+
+    def __init__(self, rungs: Sequence[Rung], *, kill_wait: float, now: float) -> None:
+        """Begin a ladder whose first rung is due at `now`."""
+        self._rungs = deque(rungs)
+        self._due = now
+        self._kill_wait = kill_wait
+        self._killing_since: float | None = None
+
+    def advance(self, now: float) -> Rung | None:
+        """Return the rung that is due, once, or ``None``."""
+        if now < self._due:
+            return None
+        if self._rungs:
+            rung = self._rungs.popleft()
+            self._due = now + rung.grace
+            return rung
+        if self._killing_since is None:
+            self._killing_since = now
+        self._due = now + (KILL_EVERY_LATER if self.given_up(now) else KILL_EVERY)
+        return KILL
+
+    def skip(self, now: float) -> None:
+        """Do not wait out the grace of the last rung: it has reached nobody."""
+        if self._killing_since is None:
+            self._due = now
+
+    def shorten(self, rungs: Sequence[Rung], now: float) -> None:
+        """Go on with other rungs if they come to SIGKILL sooner; otherwise change nothing."""
+        if self._killing_since is None and sum(r.grace for r in rungs) < self.remaining(now):
+            self._rungs = deque(rungs)
+            self._due = now
+
+    def remaining(self, now: float) -> float:
+        """Return the seconds until SIGKILL."""
+        if self._killing_since is not None:
+            return 0.0
+        return max(0.0, self._due - now) + sum(rung.grace for rung in self._rungs)
+
+    def given_up(self, now: float) -> bool:
+        """Return whether SIGKILL has had its time and those who are left resist it."""
+        return self._killing_since is not None and now >= self._killing_since + self._kill_wait
+
+    @property
+    def deadline(self) -> float:
+        """When to look again."""
+        return self._due

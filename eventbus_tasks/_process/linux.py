@@ -1,0 +1,97 @@
+"""The few system calls that the standard library does not offer, by `ctypes`.
+
+`ctypes` is imported once, by the warden, so every guardian shares its pages.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+__all__ = [
+    "IN_MODIFY",
+    "inotify_open",
+    "inotify_watch",
+    "punch_hole",
+    "set_child_subreaper",
+    "set_parent_death_signal",
+    "set_process_name",
+]
+
+IN_MODIFY = 0x2
+_PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
+_PR_SET_CHILD_SUBREAPER = 36
+_FALLOC_FL_KEEP_SIZE = 1
+_FALLOC_FL_PUNCH_HOLE = 2
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
+_libc.prctl.restype = ctypes.c_int
+_libc.inotify_init1.argtypes = [ctypes.c_int]
+_libc.inotify_init1.restype = ctypes.c_int
+_libc.inotify_add_watch.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32]
+_libc.inotify_add_watch.restype = ctypes.c_int
+# Where `off_t` may be 32 bits wide there is a 64-bit twin; elsewhere `fallocate` is 64-bit.
+_fallocate = getattr(_libc, "fallocate64", None) or _libc.fallocate
+_fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+_fallocate.restype = ctypes.c_int
+
+
+def _checked(result: int) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result
+
+
+def set_child_subreaper() -> None:
+    """Make orphaned descendants children of this process instead of init's.
+
+    Raises:
+        OSError: The kernel refuses.
+    """
+    _checked(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
+
+
+def set_parent_death_signal(number: int) -> None:
+    """Have this process signalled when the thread that forked it ends.
+
+    Raises:
+        OSError: The kernel refuses.
+    """
+    _checked(_libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0))
+
+
+def set_process_name(name: bytes) -> None:
+    """Set the name that ``ps`` and ``top`` show (15 bytes); cosmetic, so it never fails."""
+    buffer = ctypes.create_string_buffer(name[:15])
+    _libc.prctl(_PR_SET_NAME, ctypes.addressof(buffer), 0, 0, 0)
+
+
+def punch_hole(descriptor: int, start: int, length: int) -> None:
+    """Free the blocks of a range of a file; its size and all other bytes stay.
+
+    Raises:
+        OSError: The file system cannot do it, or the range is not valid.
+    """
+    mode = _FALLOC_FL_KEEP_SIZE | _FALLOC_FL_PUNCH_HOLE
+    _checked(_fallocate(descriptor, mode, start, length))
+
+
+def inotify_open() -> int:
+    """Return a new non-blocking, close-on-exec inotify descriptor.
+
+    Raises:
+        OSError: The limit of instances per user is reached.
+    """
+    return _checked(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+
+
+def inotify_watch(descriptor: int, path: bytes, mask: int) -> int:
+    """Watch a path and return the number of the watch.
+
+    Raises:
+        OSError: The path cannot be watched.
+    """
+    return _checked(_libc.inotify_add_watch(descriptor, path, mask))

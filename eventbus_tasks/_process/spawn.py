@@ -1,0 +1,190 @@
+"""Starting the leader: fork, clean up, change directory, find the program, execute it.
+
+The child reports what went wrong through a close-on-exec pipe: which stage, which error and
+which path. It never hands a program to a shell.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import signal
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from eventbus_tasks._process import linux
+
+__all__ = ["LeaderPlan", "find_programs", "parse_failure", "reset_signals", "start_leader"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaderPlan:
+    """Everything the child needs, prepared before the fork."""
+
+    argv: Sequence[bytes]
+    cwd: bytes
+    env: Mapping[bytes, bytes]
+    umask: int
+    nofile: int
+    stdin: int
+    stdout: int
+    stderr: int
+
+
+class _Failure(Exception):
+    def __init__(self, stage: str, number: int, path: bytes, message: str) -> None:
+        super().__init__(message)
+        self.report = {
+            "stage": stage,
+            "errno": number,
+            "path": path[:1024].decode("utf-8", "surrogateescape"),
+            "message": message[:1024],
+        }
+
+
+def reset_signals() -> None:
+    """Set every signal back to its default action."""
+    for number in signal.valid_signals():
+        if number not in (signal.SIGKILL, signal.SIGSTOP):
+            signal.signal(number, signal.SIG_DFL)
+
+
+def start_leader(plan: LeaderPlan) -> tuple[int, int]:
+    """Fork the leader and return its number and the pipe that tells how it went.
+
+    The pipe ends without data when the program was executed, or when the child was killed
+    before that; `family.Process.executed` tells the two apart.
+
+    Raises:
+        OSError: No process or no pipe to be had.
+    """
+    report, error_fd = os.pipe2(os.O_CLOEXEC)
+    guardian = os.getpid()
+    # Blocked, so that a stop which comes before the dispositions are reset stays pending
+    # instead of vanishing in a handler inherited from us.
+    signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
+    try:
+        pid = os.fork()
+        if not pid:
+            _run_child(plan, error_fd, guardian)
+    except BaseException:
+        os.close(report)
+        raise
+    finally:
+        os.close(error_fd)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    os.set_blocking(report, False)
+    return pid, report
+
+
+def parse_failure(data: bytes) -> dict[str, Any]:
+    """Return the fields of a `SpawnFailed` from what the child reported."""
+    try:
+        report = json.loads(data)
+        return {name: report[name] for name in ("stage", "errno", "path", "message")}
+    except (ValueError, KeyError, TypeError):
+        message = "the report of the failure is not readable"
+        return {"stage": "setup", "errno": errno.EIO, "path": "", "message": message}
+
+
+def _run_child(plan: LeaderPlan, error_fd: int, guardian: int) -> NoReturn:
+    try:
+        _become(plan, error_fd, guardian)
+        error_fd = 3
+        _execute(plan)
+    except _Failure as failure:
+        report = failure.report
+    except BaseException as error:
+        number = getattr(error, "errno", None) or errno.EIO
+        report = _Failure("setup", number, b"", f"{type(error).__name__}: {error}").report
+    try:
+        os.write(error_fd, json.dumps(report).encode())
+    finally:
+        os._exit(127)
+
+
+def _become(plan: LeaderPlan, error_fd: int, guardian: int) -> None:
+    """Turn a copy of the guardian into a clean process."""
+    os.setsid()
+    linux.set_parent_death_signal(signal.SIGKILL)
+    if os.getppid() != guardian:
+        os._exit(126)  # it died before the line above
+    for target, source in enumerate((plan.stdin, plan.stdout, plan.stderr)):
+        os.dup2(source, target, inheritable=True)
+    if error_fd != 3:
+        os.dup2(error_fd, 3, inheritable=False)
+    os.closerange(4, max(map(int, os.listdir("/proc/self/fd"))) + 1)
+    os.umask(plan.umask)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    soft = plan.nofile if hard == resource.RLIM_INFINITY else min(plan.nofile, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    try:
+        os.chdir(plan.cwd)
+    except OSError as error:
+        number = error.errno or errno.EIO
+        message = f"cannot work in {os.fsdecode(plan.cwd)!r}: {os.strerror(number)}"
+        raise _Failure("cwd", number, plan.cwd, message) from None
+    reset_signals()
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def find_programs(name: bytes, env: Mapping[bytes, bytes]) -> list[bytes]:
+    """Return the paths under which a program is tried, as seen from the task's directory."""
+    if b"/" in name:
+        return [name]
+    path = env.get(b"PATH", os.fsencode(os.defpath))
+    return [(entry + b"/" if entry else b"./") + name for entry in path.split(b":")]
+
+
+def _execute(plan: LeaderPlan) -> NoReturn:
+    name = plan.argv[0]
+    if not name:
+        raise _Failure("exec", errno.ENOENT, name, "the name of the program is empty")
+    candidates = find_programs(name, plan.env)
+    searched = b"/" not in name
+    worst = OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+    worst_path = name
+    for path in candidates:
+        if searched and os.path.isdir(path):
+            continue
+        try:
+            os.execve(path, plan.argv, plan.env)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EACCES) and searched:
+                # Like every shell: go on, and remember the one that is there but won't do.
+                if os.path.exists(path):
+                    worst, worst_path = error, path
+                continue
+            worst, worst_path = error, path
+            break
+    number = worst.errno or errno.EIO
+    raise _Failure("exec", number, worst_path, _explain(worst_path, number, searched, name))
+
+
+def _explain(path: bytes, number: int, searched: bool, name: bytes) -> str:
+    """Say which file is to blame and why, for a person."""
+    shown = os.fsdecode(path)
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        if searched and path == name:
+            return f"there is no program {shown!r} in the PATH of the task"
+        return f"cannot execute {shown!r}: {os.strerror(number)}"
+    if stat.S_ISDIR(mode):
+        return f"cannot execute {shown!r}: it is a directory"
+    if number == errno.ENOEXEC:
+        return f"cannot execute {shown!r}: neither a program nor a script with a '#!' line"
+    if number == errno.EACCES and not mode & 0o111:
+        return f"cannot execute {shown!r}: the file is not executable"
+    if number == errno.ENOENT and stat.S_ISREG(mode):
+        with open(path, "rb") as file:
+            line = file.read(256).split(b"\n")[0]
+        if line.startswith(b"#!"):
+            interpreter = os.fsdecode(line[2:].strip().split()[0] if line[2:].strip() else b"")
+            return f"cannot execute {shown!r}: its interpreter {interpreter!r} does not exist"
+        return f"cannot execute {shown!r}: its loader or interpreter does not exist"
+    return f"cannot execute {shown!r}: {os.strerror(number)}"

@@ -1,0 +1,282 @@
+"""The warden: one small process per engine, from which the guardians are forked.
+
+It is started once with a bare interpreter and opens no file of any task, so that a stalled disk
+cannot stop it. It keeps a copy of each project lock until the guardian is reaped and whatever
+that guardian left behind is gone, and lives until its last guardian has ended.
+
+``SIGTERM`` stops every task and then the warden; ``SIGINT`` and ``SIGHUP`` are ignored.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gc
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn
+
+from eventbus_tasks._process import linux, wire
+from eventbus_tasks._process.family import descendants, signal_process
+from eventbus_tasks._process.guardian import Descriptors, Guardian
+from eventbus_tasks._process.outbox import Outbox
+from eventbus_tasks._process.spawn import reset_signals
+
+__all__ = ["main"]
+
+SWEEP_EVERY: Final = 0.05
+"""Seconds between two rounds of SIGKILL against orphans."""
+
+GUARDIAN_FAILED: Final = 70
+"""Exit code of a guardian that met an error of its own."""
+
+_SETTLE: Final = 1000
+"""Milliseconds that a new guardian gets to close what belongs to others."""
+
+
+@dataclass(slots=True)
+class _Charge:
+    """One task in the warden's care: its guardian and the warden's copy of its lock."""
+
+    task: int
+    lock: int | None
+
+
+class Warden:
+    """Forks guardians on request, reaps them, sweeps up after them and says so."""
+
+    def __init__(self, connection: int, host: int) -> None:
+        """Take over the socket to the host and the descriptor of the host's process.
+
+        Raises:
+            OSError: The kernel refuses something that is indispensable.
+        """
+        self._socket = socket.socket(fileno=connection)
+        self._socket.setblocking(False)
+        self._out = Outbox(self._socket)
+        self._host = host
+        for descriptor in (connection, host):
+            os.set_inheritable(descriptor, False)
+        self._guardians: dict[int, _Charge] = {}
+        self._sweeping: list[_Charge] = []
+        self._closing = False
+        self._connected = True
+        self._host_alive = True
+        self._soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with contextlib.suppress(OSError, ValueError):
+            # Many tasks, many locks; programs get the limit that their task asks for.
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        reset_signals()
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_IGN)
+        self._wake, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGTERM, self._on_terminate)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        linux.set_child_subreaper()
+        linux.set_process_name(b"ebt-warden")
+
+    def run(self) -> None:
+        """Serve until the host is gone and the last guardian has ended."""
+        gc.collect()
+        # Guardians share these pages for as long as nobody writes to them.
+        gc.freeze()
+        self._out.send(wire.encode(wire.Ready(pid=os.getpid())))
+        while not self._closing or self._guardians or self._sweeping:
+            self._wait()
+            self._reap()
+            if self._sweeping:
+                self._sweep()
+
+    def _on_terminate(self, *_: Any) -> None:
+        self._closing = True
+        for pid in self._guardians:
+            # Unreaped children of ours: the numbers cannot have passed to others.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+
+    def _wait(self) -> None:
+        poll = select.poll()
+        poll.register(self._wake, select.POLLIN)
+        if self._host_alive:
+            poll.register(self._host, select.POLLIN)
+        if self._connected:
+            poll.register(self._socket, select.POLLIN | (select.POLLOUT if self._out else 0))
+        timeout = int(SWEEP_EVERY * 1000) if self._sweeping else None
+        for descriptor, _ in poll.poll(timeout):
+            if descriptor == self._wake:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._wake, 4096)
+            elif descriptor == self._host:
+                self._host_alive = False
+                self._disconnect()
+            else:
+                self._out.flush()
+                self._receive()
+
+    def _disconnect(self) -> None:
+        self._closing = True
+        self._connected = False
+        self._out.discard()
+
+    def _receive(self) -> None:
+        """Take one request; the next turn takes the next, after reaping."""
+        try:
+            data, descriptors, _, _ = socket.recv_fds(
+                self._socket, 65536, 16, socket.MSG_CMSG_CLOEXEC
+            )
+        except BlockingIOError:
+            return
+        except OSError:
+            data, descriptors = b"", []
+        if not data:
+            self._disconnect()
+            return
+        request: Any = None
+        try:
+            request = wire.decode(data)
+            self._launch(request, dict(zip(request.descriptors, descriptors, strict=True)))
+        except (wire.WireError, ValueError, AttributeError, TypeError, OSError):
+            # Descriptors got lost on the way, because a limit was reached.
+            for descriptor in descriptors:
+                with contextlib.suppress(OSError):
+                    os.close(descriptor)
+            if isinstance(request, wire.LaunchRequest):
+                self._tell(request.task, wire.GuardianLost(code=None, at=time.time()))
+                self._tell(request.task, wire.Released(at=time.time()))
+
+    def _launch(self, request: wire.LaunchRequest, given: dict[str, int]) -> None:
+        descriptors = Descriptors(host=self._host, **given)
+        if self._closing:
+            self._refuse(request.task, descriptors, OSError(errno.ESHUTDOWN, "stopping"))
+            return
+        settled, settle = os.pipe2(os.O_CLOEXEC)
+        # Blocked, so that no handler of ours ever runs in the child.
+        signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
+        try:
+            pid = os.fork()
+            if not pid:
+                _run_guardian(descriptors, self._soft)
+        except OSError as error:
+            os.close(settled)
+            os.close(settle)
+            self._refuse(request.task, descriptors, error)
+            return
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        os.close(settle)
+        # Until then the new guardian holds copies of the locks of others, and "released" must
+        # not be said of them.
+        poll = select.poll()
+        poll.register(settled, select.POLLIN)
+        poll.poll(_SETTLE)
+        os.close(settled)
+        self._guardians[pid] = _Charge(request.task, descriptors.lock)
+        self._close(descriptors, but=descriptors.lock)
+
+    def _refuse(self, task: int, descriptors: Descriptors, error: OSError) -> None:
+        """Answer in place of a guardian that could not be made."""
+        message = wire.SpawnFailed(
+            stage="setup",
+            errno=error.errno or errno.EIO,
+            path="",
+            message=f"no guardian could be started: {error.strerror}",
+            at=time.time(),
+        )
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptors.control)) as s:
+            s.send(wire.encode(message))
+        self._close(descriptors)
+        self._tell(task, wire.Released(at=time.time()))
+
+    def _close(self, descriptors: Descriptors, but: int | None = None) -> None:
+        for number in descriptors.numbers():
+            if number not in (but, self._host):
+                os.close(number)
+
+    def _reap(self) -> None:
+        """Reap guardians and orphans; nobody is kept as a zombie here, so any child will do."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            charge = self._guardians.pop(pid, None)
+            if charge is None:
+                continue
+            code = os.waitstatus_to_exitcode(status)
+            if code == 0:
+                # It ended because nothing was left below it.
+                self._release(charge)
+            else:
+                self._tell(charge.task, wire.GuardianLost(code=code, at=time.time()))
+                self._sweeping.append(charge)
+
+    def _sweep(self) -> None:
+        """Kill what fell to us from guardians that died; release their tasks when it is gone.
+
+        An orphan cannot be told whose it was, so all of those tasks wait for the last one.
+        """
+        me = os.getpid()
+        # Children that end during a walk can hide others from it, hence the second one.
+        orphans = descendants(me, without=self._guardians) or descendants(
+            me, without=self._guardians
+        )
+        if not orphans and self._childless():
+            for charge in self._sweeping:
+                self._release(charge)
+            self._sweeping.clear()
+            return
+        for process in orphans:
+            if process.alive:
+                signal_process(process.pid, process.start_time, signal.SIGKILL)
+
+    def _childless(self) -> bool:
+        """Return whether the kernel, too, knows no child but the guardians."""
+        if self._guardians:
+            return True
+        try:
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return True
+        return False
+
+    def _release(self, charge: _Charge) -> None:
+        if charge.lock is not None:
+            os.close(charge.lock)
+        self._tell(charge.task, wire.Released(at=time.time()))
+
+    def _tell(self, task: int, message: wire.Message) -> None:
+        if self._connected:
+            self._out.send(wire.encode_routed(task, message))
+
+
+def _run_guardian(descriptors: Descriptors, nofile: int) -> NoReturn:
+    """Be a guardian, in the forked child; never returns into the warden's loop."""
+    code = GUARDIAN_FAILED
+    try:
+        signal.set_wakeup_fd(-1)
+        linux.set_process_name(b"ebt-guardian")
+        keep = sorted({0, 1, 2, *descriptors.numbers()})
+        for low, high in zip(keep, [*keep[1:], 1 << 20], strict=True):
+            os.closerange(low + 1, high)
+        Guardian(descriptors, nofile=nofile).run()
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def main(arguments: list[str]) -> None:
+    """Run a warden; the arguments are the numbers of its two descriptors."""
+    connection, host = map(int, arguments)
+    os.chdir("/")
+    Warden(connection, host).run()
+    sys.exit(0)

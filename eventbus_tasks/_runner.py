@@ -1,0 +1,544 @@
+"""Drives one task from its acceptance to its end. One `TaskRun` for each task."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import anyio
+import anyio.lowlevel
+
+from eventbus_tasks import events
+from eventbus_tasks._following import OutputFollower
+from eventbus_tasks._process import wire
+from eventbus_tasks.builtin.unnamed_log import UnnamedLog
+from eventbus_tasks.lifecycle import Facts, Input, judge
+from eventbus_tasks.outcome import Outcome, Reason, Survivor, TaskStatus
+from eventbus_tasks.policies import (
+    Journal,
+    LogFiles,
+    OutputStore,
+    Stream,
+    TerminationPolicy,
+)
+from eventbus_tasks.request import Command
+
+if TYPE_CHECKING:
+    from eventbus_tasks._bus import Bus
+    from eventbus_tasks._delivery import Delivery
+    from eventbus_tasks._process.handle import GuardianLink, WardenClient
+    from eventbus_tasks._process.lock import ProjectLock
+    from eventbus_tasks.plugins import PluginHost
+    from eventbus_tasks.settings import Settings
+    from eventbus_tasks.task import Task
+
+__all__ = ["Services", "TaskRun"]
+
+logger = logging.getLogger("eventbus_tasks")
+
+_TERMINAL: Final[Mapping[TaskStatus, type[events.TaskEnded]]] = {
+    TaskStatus.COMPLETED: events.TaskCompleted,
+    TaskStatus.FAILED: events.TaskFailed,
+    TaskStatus.CANCELLED: events.TaskCancelled,
+}
+
+
+class Services:
+    """What the runs of one engine share."""
+
+    def __init__(
+        self,
+        *,
+        bus: Bus,
+        plugins: PluginHost,
+        settings: Settings,
+        warden: Callable[[], Any],
+    ) -> None:
+        self.bus = bus
+        self.plugins = plugins
+        self.settings = settings
+        self.warden = warden  # async: returns a living WardenClient
+        self.gate = anyio.Semaphore(1)
+
+
+class TaskRun:
+    """The life of one task.
+
+    Args:
+        services: What the runs of the engine share.
+        task: The accepted task.
+        lock: The lock on its project; handed over to the guardian.
+    """
+
+    def __init__(self, services: Services, task: Task, lock: ProjectLock | None) -> None:
+        self.task = task
+        self._services = services
+        self._lock = lock
+        self._seq = 0
+        self._journal: Journal | None = None
+        self._persist_error: str | None = None
+        self._hook_errors: list[str] = []
+        self._policy = TerminationPolicy()
+        self._output = OutputFollower(task, services.bus, self._emit, self._hook_failed)
+        self._link: GuardianLink | None = None
+        self._argv: tuple[str, ...] = ()
+        self._executed = False
+        self._complete = False  # the guardian is gone: the log has its final size
+        self._facts = Facts()
+        self._survivors: tuple[Survivor, ...] = ()
+        self._sizes: dict[str, int] = {}
+        self._lost: dict[str, int] = {}
+
+    def request_stop(self, reason: Reason, *, now: bool) -> bool:
+        """Begin to end the task; return whether that can still change anything."""
+        life = self.task._life
+        if life.status.is_terminal or life.leader_exited:
+            return False
+        if self._link is None:
+            self.task._step(Input.STOP, reason)
+        else:
+            self._link.stop(reason.value, now=now)
+        return True
+
+    def abandon(self) -> None:
+        """End a run whose event loop has gone; see `TaskEngine.abandon`."""
+        if self.task._outcome is None:
+            self._release()
+            self.task._outcome = Outcome(
+                reason=Reason.ENGINE_CLOSED, message="its event loop ended under it"
+            )
+            self.task._step(Input.ENDED, Reason.ENGINE_CLOSED)
+            self.task.completed_at = datetime.now(UTC)
+            self.task.output.end()
+
+    async def run(self) -> None:
+        """Live the whole life. Nothing that happens outside can end it early."""
+        with anyio.CancelScope(shield=True):
+            try:
+                await self._live()
+            except Exception as error:
+                logger.exception("internal error in %r", self.task)
+                self._facts = replace(
+                    self._facts, plugin_error=f"internal error: {type(error).__name__}: {error}"
+                )
+                await self._abandon()
+            finally:
+                self._release()
+            await self._finish()
+
+    # -- before the start ---------------------------------------------------------------------
+
+    async def _live(self) -> None:
+        journal = await self._ask("ebt_open_journal", undo=_close_quietly)
+        self._journal = cast("Journal | None", journal)
+        self._emit(events.TaskAccepted(request=self.task.request))
+        if self._stopped():
+            return
+        command = await self._ask("ebt_build_command", check=_check_command)
+        if self._stopped():
+            return
+        if command is None:
+            errors = "; ".join(self._hook_errors)
+            problem = errors or f"no plugin built a command for the agent {self.task.agent!r}"
+            self._facts = Facts(plugin_error=problem)
+            return
+        self._policy = await self._choose_policy()
+        if self._stopped():
+            return
+        files = await self._open_log(command)
+        if files is None or self._stopped():
+            return
+        warden = await self._services.warden()
+        if self._stopped():
+            return
+        self._launch(warden, command, files)
+        if self._link is not None:
+            await self._follow_through()
+
+    def _stopped(self) -> bool:
+        """Whether the task was cancelled before there was anything to stop."""
+        reason = self.task._life.stop_reason
+        if reason is not None:
+            self._facts = Facts(stop_reason=reason)
+        return reason is not None
+
+    async def _choose_policy(self) -> TerminationPolicy:
+        request = self.task.request
+        policy = request.policy or await self._ask("ebt_termination_policy", check=_check_policy)
+        if policy is None:
+            policy = TerminationPolicy()
+        if request.timeout is not None:
+            policy = policy.with_changes(timeout=request.timeout)
+        return cast("TerminationPolicy", policy)
+
+    async def _open_log(self, command: Command) -> LogFiles | None:
+        separate = command.stderr == "separate"
+        store = await self._ask("ebt_output_log", check=_check_store)
+        settings = self.task.settings
+        fallback = UnnamedLog(settings.output_dir or settings.state_dir / "unnamed")
+        for candidate in (store, fallback):
+            if candidate is None:
+                continue
+            try:
+                files: LogFiles = await self._services.plugins.run(
+                    functools.partial(candidate.open, separate_stderr=separate),
+                    deadline=self._services.settings.hook_deadline,
+                    undo=_close_files,
+                )
+            except Exception as error:
+                self._failed_to_persist(f"output log: {type(error).__name__}: {error}")
+                continue
+            self.task.output.attach(files)
+            self._output.attach()
+            return files
+        self._facts = Facts(spawn_error=f"no place for the output: {self._persist_error}")
+        return None
+
+    def _launch(self, warden: WardenClient, command: Command, files: LogFiles) -> None:
+        environ = command.env if command.env is not None else os.environ
+        spec = wire.LaunchSpec(
+            uid=self.task.uid,
+            argv=list(command.argv),
+            cwd=str(command.cwd or self.task.project_dir),
+            env=dict(environ),
+            umask=_current_umask(),
+            capture=command.capture,
+            policy=self._policy.to_dict(),
+        )
+        self._argv = tuple(command.argv)
+        self._output.interpreter = command.interpreter
+        stdin = _open_stdin(command.stdin)
+        try:
+            self._link = warden.launch(
+                spec,
+                stdin=stdin,
+                stdout_log=files.stdout,
+                stderr_log=files.stderr,
+                lock=None if self._lock is None else self._lock.fd,
+                end_record=files.end_record,
+            )
+        except OSError as error:
+            self._facts = Facts(spawn_error=f"the guardian could not be started: {error}")
+            return
+        finally:
+            os.close(stdin)
+            if files.end_record is not None:
+                os.close(files.end_record)
+            self._release_lock()
+        self.task._step(Input.LAUNCH)
+
+    # -- while it runs ------------------------------------------------------------------------
+
+    async def _follow_through(self) -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._follow_output)
+            await self._follow_messages()
+
+    async def _follow_messages(self) -> None:
+        link = self._link
+        assert link is not None
+        try:
+            while not self._complete:
+                await link.wait_readable()
+                self._take_messages()
+        finally:
+            self._complete = True
+            os.eventfd_write(link.eventfd, 1)  # wakes the follower for the last time
+
+    def _take_messages(self) -> None:
+        link = self._link
+        if link is None:
+            return
+        for message in link.poll():
+            try:
+                self._take(message)
+            except Exception:
+                logger.exception("cannot handle %r of %r", message, self.task)
+
+    def _take(self, message: wire.Message) -> None:
+        task = self.task
+        match message:
+            case wire.Started():
+                task.pid = message.pid
+                task.started_at = _utc(message.at)
+                task._step(Input.EXECUTED)
+                self._executed = True
+                self._emit(events.TaskStarted(pid=message.pid, argv=self._argv), at=task.started_at)
+            case wire.SpawnFailed():
+                self._facts = replace(self._facts, spawn_error=_spawn_message(message))
+            case wire.Stopping():
+                reason = _reason(message.reason)
+                task._step(Input.STOP, reason)
+                self._emit(
+                    events.TaskStopping(reason=reason.value, policy=self._policy),
+                    at=_utc(message.at),
+                )
+            case wire.SignalSent():
+                self._emit(
+                    events.SignalSent(signal=message.signal, pids=tuple(message.pids)),
+                    at=_utc(message.at),
+                )
+            case wire.Dropped():
+                stream = cast("Stream", message.stream)
+                self._output.add_gap(stream, message.start, message.end)
+                self._lost[stream] = self._lost.get(stream, 0) + message.end - message.start
+                self._emit(
+                    events.OutputDropped(
+                        stream=stream, start=message.start, end=message.end, why=message.why
+                    )
+                )
+            case wire.LeaderExited():
+                task._return_code = message.return_code
+                task._step(Input.LEADER_EXITED)
+                self._facts = replace(self._facts, return_code=message.return_code)
+            case wire.Ended():
+                self._take_end(message)
+            case wire.GuardianLost():
+                self._facts = replace(self._facts, guardian_lost=True)
+            case wire.Released():
+                self._complete = True
+
+    def _take_end(self, message: wire.Ended) -> None:
+        stop_reason = None if message.reason is None else _reason(message.reason)
+        self._facts = replace(
+            self._facts,
+            return_code=message.return_code,
+            stop_reason=stop_reason,
+            unkillable=message.unkillable,
+        )
+        self.task._return_code = message.return_code
+        self._survivors = tuple(
+            Survivor(pid=found.pid, start_time=found.start_time, command=found.command[:200])
+            for found in message.survivors
+        )
+        self._sizes = dict(message.sizes)
+        if message.record_error:
+            self._failed_to_persist(f"end record: {message.record_error}")
+        if message.survivors:
+            # They keep the guardian, and the project, for as long as they live; the task's own
+            # story ends here.
+            self._complete = True
+
+    async def _follow_output(self) -> None:
+        link = self._link
+        assert link is not None
+        gate = self._services.gate
+        while True:
+            complete = self._complete
+            try:
+                gate.acquire_nowait()
+            except anyio.WouldBlock:
+                await gate.acquire()
+            try:
+                # Nothing is told before the start is.
+                moved = self._executed and self._output.turn(self._take_messages)
+                if moved:
+                    # One turn for each pass of the loop, whatever the number of tasks.
+                    await anyio.lowlevel.checkpoint()
+            finally:
+                gate.release()
+            if moved:
+                continue
+            if complete:
+                break
+            await anyio.wait_readable(link.eventfd)
+            try:
+                os.eventfd_read(link.eventfd)
+            except BlockingIOError:  # already taken: somebody else woke up for it
+                continue
+        self._output.end()
+
+    # -- the end ------------------------------------------------------------------------------
+
+    async def _abandon(self) -> None:
+        """End a task that the engine itself has lost track of."""
+        if self._link is None:
+            return
+        self._link.stop(Reason.CANCELLED.value, now=True)
+        while not self._complete:
+            await self._link.wait_readable()
+            self._take_messages()
+
+    def _release_lock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _release(self) -> None:
+        self._release_lock()
+        if self._link is not None:
+            self._link.close()
+
+    async def _finish(self) -> None:
+        task = self.task
+        facts = self._facts
+        ended_by_itself = facts.stop_reason is None and not facts.guardian_lost
+        verdict = None
+        if self._executed and ended_by_itself:
+            verdict = self._output.verdict(facts.return_code)
+        reason, message = judge(replace(facts, verdict=verdict))
+        outcome = Outcome(
+            reason=reason,
+            message=message,
+            return_code=facts.return_code,
+            result=None if verdict is None else verdict.result,
+            survivors=self._survivors,
+            persist_error=self._persist_error,
+            output_bytes=self._sizes or self._output.positions,
+            lost_bytes=dict(self._lost),
+        )
+        outcome = await self._finish_journal(outcome)
+        task.completed_at = datetime.now(UTC)
+        task._outcome = outcome
+        task._step(Input.ENDED, outcome.reason)
+        task._settled.set()
+        terminal = _TERMINAL[outcome.status](outcome=outcome)
+        deliveries = self._emit(terminal, at=task.completed_at)
+        if self._journal is not None:
+            _close_quietly(self._journal)
+        task.output.end()
+        await self._await_receivers(deliveries)
+        task._delivered.set()
+
+    async def _finish_journal(self, outcome: Outcome) -> Outcome:
+        if self._journal is None:
+            return outcome
+        try:
+            await self._services.plugins.run(
+                functools.partial(self._journal.finish, outcome),
+                deadline=self._services.settings.journal_deadline,
+            )
+        except Exception as error:
+            self._failed_to_persist(f"journal: {type(error).__name__}: {error}")
+        return replace(outcome, persist_error=self._persist_error)
+
+    async def _await_receivers(self, deliveries: Sequence[Delivery]) -> None:
+        waiting = [delivery for delivery in deliveries if not delivery.subscription.stuck]
+        with anyio.move_on_after(self._services.settings.receiver_deadline) as scope:
+            while waiting:
+                await waiting[0].wait()
+                del waiting[0]
+        if scope.cancelled_caught:
+            for delivery in waiting:
+                # Until it moves again, nobody waits for this receiver any more.
+                delivery.subscription.stuck = True
+                self._hook_failed(
+                    f"receiver {delivery.subscription.where}",
+                    f"has not taken the end of the task within "
+                    f"{self._services.settings.receiver_deadline:g} s",
+                    True,
+                )
+
+    # -- events and failures ------------------------------------------------------------------
+
+    def _emit(self, event: events.TaskEvent, *, at: datetime | None = None) -> list[Delivery]:
+        """Number an event, write it to the journal, then tell everybody."""
+        self._seq += 1
+        stamped = event.stamp(self.task.ref, self._seq, at or datetime.now(UTC))
+        if self._journal is not None:
+            try:
+                self._journal.append((stamped,))
+            except Exception as error:
+                self._failed_to_persist(f"journal: {type(error).__name__}: {error}")
+        return self._services.bus.emit(stamped, self.task)
+
+    def emit_removed(self) -> None:
+        """Tell that the task was removed. Its journal has ended: the event only goes around."""
+        event = events.TaskRemoved().stamp(self.task.ref, self._seq, datetime.now(UTC))
+        self._services.bus.emit(event, self.task)
+
+    async def _ask(
+        self,
+        hook: str,
+        *,
+        check: Callable[[Any], None] | None = None,
+        undo: Callable[[Any], None] | None = None,
+    ) -> Any:
+        self._hook_errors.clear()
+        return await self._services.plugins.ask(
+            hook, {"task": self.task}, failed=self._hook_failed, check=check, undo=undo
+        )
+
+    def _hook_failed(self, where: str, error: str, overran: bool) -> None:
+        self._hook_errors.append(f"{where}: {error}")
+        self._services.bus.report(where, error, self.task.ref, seq=self._seq, overran=overran)
+
+    def _failed_to_persist(self, problem: str) -> None:
+        logger.error("%r: %s", self.task, problem)
+        if self._persist_error is None:
+            self._persist_error = problem
+
+
+def _check_command(answer: Any) -> None:
+    if not isinstance(answer, Command):
+        raise TypeError(f"ebt_build_command must return a Command or None, not {answer!r}")
+    answer.validate()
+
+
+def _check_policy(answer: Any) -> None:
+    if not isinstance(answer, TerminationPolicy):
+        raise TypeError(
+            f"ebt_termination_policy must return a TerminationPolicy or None, not {answer!r}"
+        )
+
+
+def _check_store(answer: Any) -> None:
+    if not isinstance(answer, OutputStore):
+        raise TypeError(f"ebt_output_log must return an object with open(), not {answer!r}")
+
+
+def _close_files(files: LogFiles) -> None:
+    for descriptor in (files.stdout, files.stderr, files.end_record):
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _close_quietly(journal: Journal) -> None:
+    try:
+        journal.close()
+    except Exception:
+        logger.exception("a journal could not be closed")
+
+
+def _open_stdin(data: bytes | None) -> int:
+    """Return a descriptor for standard input that needs no writer and comes to an end."""
+    if data is None:
+        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.memfd_create("stdin", os.MFD_CLOEXEC)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        # A reader of its own offset, which cannot write into what others read.
+        return os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(descriptor)
+
+
+def _current_umask() -> int:
+    with open("/proc/self/status") as status:
+        for line in status:
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    return 0o077
+
+
+def _utc(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _reason(word: str) -> Reason:
+    try:
+        return Reason(word)
+    except ValueError:
+        logger.error("the guardian gave an unknown reason: %r", word)
+        return Reason.CANCELLED
+
+
+def _spawn_message(message: wire.SpawnFailed) -> str:
+    return message.message or f"{message.path}: {os.strerror(message.errno)}"

@@ -1,0 +1,175 @@
+"""Calling code that may hang: in daemon threads, under a deadline.
+
+A thread pool of a library waits for its threads when the interpreter ends, so one hook that
+never returns would keep the program from ending. These threads are abandoned instead.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+import anyio
+
+__all__ = ["DaemonPool", "DeadlineExceededError", "call_with_deadline"]
+
+T = TypeVar("T")
+
+
+class DeadlineExceededError(Exception):
+    """A call did not return in time; it goes on in an abandoned thread."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        return f"did not return within {self.seconds:g} s"
+
+
+class _Job:
+    """One call, and the descriptor that is rung when it has returned."""
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self._function = function
+        self._lock = threading.Lock()
+        self._abandoned = False
+        self._undo: Callable[[Any], None] | None = None
+        self.rung = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.value: Any = None
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self.value = self._function()
+        except BaseException as error:  # handed over to whoever waits
+            self.error = error
+        with self._lock:
+            abandoned = self._abandoned
+            if not abandoned:
+                os.eventfd_write(self.rung, 1)
+        if abandoned:
+            os.close(self.rung)
+            if self._undo is not None and self.error is None:
+                self._undo(self.value)
+
+    def release(self, undo: Callable[[Any], None] | None) -> None:
+        """Close the descriptor now, or let the thread do it when nobody waits any more."""
+        with self._lock:
+            finished = _is_rung(self.rung)
+            if not finished:
+                self._abandoned = True
+                self._undo = undo
+        if finished:
+            os.close(self.rung)
+
+
+def _is_rung(descriptor: int) -> bool:
+    try:
+        os.eventfd_read(descriptor)
+    except BlockingIOError:
+        return False
+    return True
+
+
+class DaemonPool:
+    """Daemon threads that run one call each at a time; as many as there are calls."""
+
+    def __init__(self, name: str = "eventbus-tasks worker") -> None:
+        self._name = name
+        self._idle: list[SimpleQueue[_Job | None]] = []
+        self._lock = threading.Lock()
+        self._closed = False
+
+    async def run(
+        self,
+        function: Callable[[], T],
+        *,
+        deadline: float,
+        undo: Callable[[T], None] | None = None,
+    ) -> T:
+        """Run a function in a thread and return what it returns.
+
+        Args:
+            function: What to run.
+            deadline: Seconds to wait for it.
+            undo: Called in the thread with the result when nobody waits for it any more, because
+                the deadline had passed or the caller was cancelled.
+
+        Raises:
+            DeadlineExceededError: It did not return in time.
+            BaseException: Whatever the function raised.
+
+        Cancellation: takes effect at once; the thread goes on, and its result goes to `undo`.
+        """
+        job = _Job(function)
+        self._submit(job)
+        released = False
+        try:
+            with anyio.move_on_after(deadline):
+                await anyio.wait_readable(job.rung)
+                released = True
+                os.close(job.rung)
+                if job.error is not None:
+                    raise job.error
+                result: T = job.value
+                return result
+        finally:
+            if not released:
+                job.release(undo)
+        raise DeadlineExceededError(deadline)
+
+    def close(self) -> None:
+        """Let idle threads end; those that are busy end when their call returns."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for queue in idle:
+            queue.put(None)
+
+    def _submit(self, job: _Job) -> None:
+        with self._lock:
+            queue = self._idle.pop() if self._idle else None
+        if queue is None:
+            queue = SimpleQueue()
+            threading.Thread(target=self._work, args=(queue,), name=self._name, daemon=True).start()
+        queue.put(job)
+
+    def _work(self, queue: SimpleQueue[_Job | None]) -> None:
+        while (job := queue.get()) is not None:
+            # Idle again before the job is reported, so that the next call finds this thread.
+            job.run()
+            with self._lock:
+                if self._closed:
+                    return
+                self._idle.append(queue)
+
+
+def call_with_deadline(function: Callable[[], T], seconds: float) -> T:
+    """Run a function in a daemon thread and wait for it, blocking.
+
+    Raises:
+        DeadlineExceededError: It did not return in time.
+        BaseException: Whatever the function raised.
+    """
+    outcome: SimpleQueue[tuple[bool, Any]] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            outcome.put((True, function()))
+        except BaseException as error:  # handed over to the caller
+            outcome.put((False, error))
+
+    thread = threading.Thread(target=run, name="eventbus-tasks call", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise DeadlineExceededError(seconds)
+    ok, value = outcome.get()
+    if not ok:
+        raise value
+    result: T = value
+    return result

@@ -1,0 +1,516 @@
+"""`TaskEngine`: accepts tasks, owns their life, emits their events."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+import sys
+import uuid
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import anyio
+import anyio.abc
+
+from eventbus_tasks._bus import Bus
+from eventbus_tasks._process.handle import WardenClient
+from eventbus_tasks._process.lock import Busy, ProjectLock
+from eventbus_tasks._runner import Services, TaskRun
+from eventbus_tasks.errors import (
+    EngineClosedError,
+    InvalidRequestError,
+    ProjectBusyError,
+    TaskActiveError,
+    TaskNotFoundError,
+    UnknownAgentError,
+    UnsupportedPlatformError,
+)
+from eventbus_tasks.events import TaskEvent
+from eventbus_tasks.outcome import Outcome, Reason
+from eventbus_tasks.plugins import PluginHost, PluginReport
+from eventbus_tasks.policies import TerminationPolicy
+from eventbus_tasks.request import NO_TASK, TaskRef, TaskRequest
+from eventbus_tasks.settings import Settings
+from eventbus_tasks.signals import EventStream, TaskSignals
+from eventbus_tasks.task import Task
+
+__all__ = ["TaskEngine"]
+
+E = TypeVar("E", bound=TaskEvent)
+
+# Seconds for the warden to end after the last task; it has nothing left to do by then.
+_WARDEN_EXIT = 5.0
+
+
+class TaskEngine:
+    """Runs tasks in the background and tells what happens to them.
+
+    Use it as an async context manager, on asyncio (uvloop included) or trio::
+
+        async with TaskEngine() as engine:
+            task = await engine.spawn_task("tests", argv=["pytest", "-q"], project_dir=".")
+            outcome = await task.wait()
+
+    Leaving the block ends every task that still runs (reason ``engine_closed``) and waits until
+    nothing is left of any of them, also when the block is left by an exception or by
+    cancellation. Any number of engines may live in one process; each belongs to one event loop,
+    and its methods are called from there.
+
+    Args:
+        settings: Everything that can be set; read from the usual sources when left out.
+        plugins: Plugin objects, by name, which are asked before the installed ones.
+        load_installed: Whether to load the plugins that are installed as distributions.
+
+    Attributes:
+        signals: The signals of its events; receivers may connect before it is entered.
+        plugins: The host of its plugins.
+        settings: The settings in force.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        plugins: Mapping[str, object] | None = None,
+        load_installed: bool = True,
+    ) -> None:
+        self.settings = settings if settings is not None else Settings.load()
+        self.plugins = PluginHost(self.settings)
+        self._extra_plugins = dict(plugins or {})
+        self._load_installed = load_installed
+        self._bus = Bus(overrun_after=self.settings.overrun_after)
+        self.signals = TaskSignals(self._bus)
+        self._runs: dict[int, TaskRun] = {}
+        self._ids = itertools.count(1)
+        self._group: anyio.abc.TaskGroup | None = None
+        self._workers: list[anyio.CancelScope] = []
+        self._worker_count = 0
+        self._warden: WardenClient | None = None
+        self._warden_lock: anyio.Lock | None = None
+        self._services: Services | None = None
+        self._accepting = False
+        self._entered = False
+        self._idle: anyio.Event | None = None
+        self._active = 0
+
+    # -- life ---------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        """Start the engine.
+
+        Raises:
+            UnsupportedPlatformError: This system lacks what the promises stand on.
+            EngineClosedError: It was entered before; make a new one.
+            PluginError: A plugin object that was given is broken.
+            OSError: The warden could not be started.
+        """
+        if self._entered:
+            raise EngineClosedError("an engine can be entered only once; make a new one")
+        _check_platform()
+        self._entered = True
+        await self.plugins.run(self._load_plugins, deadline=float(3600))
+        self._warden_lock = anyio.Lock()
+        self._services = Services(
+            bus=self._bus,
+            plugins=self.plugins,
+            settings=self.settings,
+            warden=self._living_warden,
+        )
+        group = anyio.create_task_group()
+        await group.__aenter__()
+        self._group = group
+        try:
+            self._bus.start_worker = self._start_worker
+            for subscription in tuple(self._bus._subscriptions.values()):
+                if subscription.mailbox is not None:  # filled before there was a worker
+                    self._start_worker(functools.partial(self._bus._work, subscription))
+            await self._living_warden()
+            self._accepting = True
+            self.plugins.tell("ebt_engine_started", {"engine": self}, failed=self._hook_failed)
+        except BaseException as error:
+            await self.__aexit__(type(error), error, error.__traceback__)
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End every task, wait until nothing is left, and stop.
+
+        Cancellation: delays nothing and skips nothing; it is raised once everything has ended.
+        """
+        group = self._group
+        if group is None:
+            return
+        self._accepting = False
+        for run in tuple(self._runs.values()):
+            run.request_stop(Reason.ENGINE_CLOSED, now=False)
+        # The rest happens in a task of the group, shielded, so that a cancellation of this one,
+        # even a native one that no shield holds back, only waits like everybody else.
+        group.start_soon(self._shut_down)
+        try:
+            await group.__aexit__(None, None, None)
+        finally:
+            self._group = None
+
+    async def _shut_down(self) -> None:
+        with anyio.CancelScope(shield=True):
+            while self._active:
+                self._idle = anyio.Event()
+                await self._idle.wait()
+            self.plugins.tell("ebt_engine_stopping", {"engine": self}, failed=self._hook_failed)
+            self._bus.close()
+            with anyio.move_on_after(self.settings.receiver_deadline):
+                while self._worker_count:
+                    self._idle = anyio.Event()
+                    await self._idle.wait()
+            for scope in self._workers:
+                scope.cancel()
+            for run in self._runs.values():
+                run.task.output.end()
+            warden, self._warden = self._warden, None
+            if warden is not None:
+                warden.close()
+                await self.plugins.run(
+                    functools.partial(warden.reap, _WARDEN_EXIT), deadline=2 * _WARDEN_EXIT
+                )
+            self.plugins.close()
+
+    def abandon(self) -> None:
+        """Give up an engine whose event loop has ended under it.
+
+        No event can be delivered any more; guardians end what still runs, and every task counts
+        as ``engine_closed``. Does nothing to an engine that was left in the regular way.
+        """
+        self._accepting = False
+        for run in self._runs.values():
+            run.abandon()
+        warden, self._warden = self._warden, None
+        if warden is not None:
+            warden.close()
+            warden.reap(_WARDEN_EXIT)
+        self.plugins.close()
+
+    def _load_plugins(self) -> None:
+        self.plugins.load_builtins()
+        if self._load_installed:
+            self.plugins.load_installed()
+        for name, plugin in self._extra_plugins.items():
+            self.plugins.register(plugin, name)
+
+    async def _living_warden(self) -> WardenClient:
+        """Return the warden; start one if there is none, or if it has died.
+
+        Raises:
+            OSError: It could not be started.
+        """
+        assert self._warden_lock is not None
+        assert self._group is not None
+        async with self._warden_lock:
+            if self._warden is None or self._warden.lost:
+                old = self._warden
+                python = None if self.settings.python is None else str(self.settings.python)
+                self._warden = await self.plugins.run(
+                    functools.partial(WardenClient.start, python),
+                    deadline=30.0,
+                    undo=WardenClient.close,
+                )
+                self._group.start_soon(self._serve_warden, self._warden)
+                if old is not None:
+                    old.close()
+                    await self.plugins.run(functools.partial(old.reap, 0.5), deadline=5.0)
+            return self._warden
+
+    async def _serve_warden(self, warden: WardenClient) -> None:
+        with anyio.CancelScope(shield=True):
+            await warden.serve()
+
+    def _start_worker(self, work: Callable[[], Awaitable[None]]) -> None:
+        if self._group is not None:
+            self._worker_count += 1
+            self._group.start_soon(self._run_worker, work)
+
+    async def _run_worker(self, work: Callable[[], Awaitable[None]]) -> None:
+        scope = anyio.CancelScope(shield=True)
+        self._workers.append(scope)
+        try:
+            with scope:
+                await work()
+        finally:
+            self._workers.remove(scope)
+            self._worker_count -= 1
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._idle is not None:
+            self._idle.set()
+
+    def _hook_failed(self, where: str, error: str, overran: bool) -> None:
+        self._bus.report(where, error, NO_TASK, overran=overran)
+
+    # -- tasks --------------------------------------------------------------------------------
+
+    async def spawn_task(
+        self,
+        name: str,
+        prompt: str = "",
+        project_dir: str | os.PathLike[str] = ".",
+        *,
+        agent: str | None = None,
+        argv: Iterable[str] = (),
+        env: Mapping[str, str] | None = None,
+        stdin: bytes | None = None,
+        timeout: float | None = None,
+        policy: TerminationPolicy | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Task:
+        """Accept a task and return at once; it is PENDING then.
+
+        Args:
+            name: For people.
+            prompt: What the agent is told.
+            project_dir: The directory to work in: one task at a time works in it.
+            agent: Which agent; ``"command"`` when `argv` is given, else the one of the settings.
+            argv: Program and arguments, for the agent ``"command"``.
+            env: Variables on top of the host's environment.
+            stdin: Bytes for standard input of a plain command.
+            timeout: Seconds the task may run in all.
+            policy: How to stop it, instead of what plugins say.
+            options: For the agent's plugin.
+
+        Raises:
+            EngineClosedError: The engine is not running.
+            InvalidRequestError: What was asked cannot be carried out.
+            SettingsError: The project's own settings are wrong.
+            UnknownAgentError: No plugin drives the agent.
+            ProjectBusyError: Another task, of any process, works in the directory.
+
+        Nothing else raises: what goes wrong later is in the task's outcome.
+
+        Cancellation: leaves no task behind.
+        """
+        argv = (argv,) if isinstance(argv, str) else tuple(argv)
+        request = TaskRequest(
+            name=name,
+            project_dir=Path(project_dir),
+            agent=agent or ("command" if argv else self.settings.agent),
+            prompt=prompt,
+            argv=argv,
+            env=dict(env or {}),
+            stdin=stdin,
+            timeout=timeout,
+            policy=policy,
+            options=dict(options or {}),
+        )
+        return await self.submit(request)
+
+    async def submit(self, request: TaskRequest) -> Task:
+        """Accept a request and return at once; see `spawn_task`."""
+        if not self._accepting or self._group is None:
+            raise EngineClosedError
+        admission = _Admission(request)
+        self._group.start_soon(self._admit, admission)
+        try:
+            await admission.decided.wait()
+        except BaseException:
+            # Nobody will ever hold this task: take it back, whether it was accepted or not.
+            admission.abandoned = True
+            if admission.run is not None:
+                admission.run.request_stop(Reason.CANCELLED, now=False)
+            raise
+        if admission.error is not None:
+            raise admission.error
+        assert admission.run is not None
+        return admission.run.task
+
+    async def _admit(self, admission: _Admission) -> None:
+        # In a task of its own, because a caller may be cancelled at any moment, even natively,
+        # and the lock of the project must not get lost with it.
+        self._active += 1
+        try:
+            with anyio.CancelScope(shield=True):
+                try:
+                    run = await self._try_admit(admission)
+                except Exception as error:
+                    admission.error = error
+                    return
+                finally:
+                    admission.decided.set()
+                if run is not None:
+                    await run.run()
+        finally:
+            self._active -= 1
+            self._wake()
+
+    async def _try_admit(self, admission: _Admission) -> TaskRun | None:
+        deadline = self.settings.hook_deadline
+        settings = self.settings
+        request, project = await self.plugins.run(
+            functools.partial(self._examine, admission.request), deadline=deadline
+        )
+        if request.agent not in self.plugins.agents:
+            raise UnknownAgentError(request.agent, tuple(sorted(self.plugins.agents)))
+        number = await self.plugins.ask(
+            "ebt_next_task_id", {}, failed=self._hook_failed, check=_check_id
+        )
+        if number is None or number in self._runs:
+            number = next(n for n in self._ids if n not in self._runs)
+        uid = str(uuid.uuid4())
+        holder = {
+            "task": number,
+            "uid": uid,
+            "name": request.name,
+            "agent": request.agent,
+            "host_pid": os.getpid(),
+        }
+        lock = await self.plugins.run(
+            functools.partial(ProjectLock.acquire, request.project_dir, settings.state_dir, holder),
+            deadline=deadline,
+            undo=_close_lock,
+        )
+        if isinstance(lock, Busy):
+            raise ProjectBusyError(str(request.project_dir), dict(lock.holder or {}))
+        if admission.abandoned or not self._accepting:
+            lock.close()
+            raise EngineClosedError("the engine was closed meanwhile")
+        assert self._services is not None
+        ref = TaskRef(
+            id=number,
+            uid=uid,
+            name=request.name,
+            agent=request.agent,
+            project_dir=str(request.project_dir),
+        )
+        task = Task(ref=ref, request=request, settings=project, control=self)
+        run = TaskRun(self._services, task, lock)
+        self._runs[number] = run
+        admission.run = run
+        return run
+
+    def _examine(self, request: TaskRequest) -> tuple[TaskRequest, Settings]:
+        """Check a request and read its project's settings (in a worker thread: disk)."""
+        request = request.validate()
+        tables = self.plugins.tables
+        project = Settings.load(request.project_dir, tables=tables)
+        # What the program decided for the engine stays decided.
+        return request, project.pinned(self.settings)
+
+    def request_stop(self, task: Task, reason: Reason, *, now: bool) -> bool:
+        """Begin to end a task (what `Task.cancel_nowait` calls)."""
+        run = self._runs.get(task.id)
+        return run is not None and run.task is task and run.request_stop(reason, now=now)
+
+    # -- looking up ---------------------------------------------------------------------------
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """Every task that was not removed, oldest first."""
+        return tuple(run.task for run in self._runs.values())
+
+    @property
+    def running_tasks(self) -> tuple[Task, ...]:
+        """Every task that has not ended, oldest first."""
+        return tuple(task for task in self.tasks if task.is_running)
+
+    def get_task(self, task: int | TaskRef) -> Task:
+        """Return a task by its number, or by the reference that events carry.
+
+        Raises:
+            TaskNotFoundError: There is none, or it was removed.
+        """
+        number = task if isinstance(task, int) else task.id
+        run = self._runs.get(number)
+        if run is None or (isinstance(task, TaskRef) and run.task.uid != task.uid):
+            raise TaskNotFoundError(number)
+        return run.task
+
+    def find_tasks(self, name: str) -> tuple[Task, ...]:
+        """Return the tasks whose name contains `name`, whatever the case; exact ones first."""
+        wanted = name.casefold()
+        found = [task for task in self.tasks if wanted in task.name.casefold()]
+        return tuple(sorted(found, key=lambda task: task.name.casefold() != wanted))
+
+    async def cancel_task(self, task: int | TaskRef, *, now: bool = False) -> bool:
+        """End a task and wait until nothing of it is left; see `Task.cancel`.
+
+        Raises:
+            TaskNotFoundError: There is no such task.
+        """
+        return await self.get_task(task).cancel(now=now)
+
+    def remove_task(self, task: int | TaskRef) -> Outcome:
+        """Forget an ended task, and give up its unnamed log. What is on disk stays.
+
+        Raises:
+            TaskNotFoundError: There is no such task.
+            TaskActiveError: It has not ended.
+        """
+        found = self.get_task(task)
+        if found.outcome is None:
+            raise TaskActiveError(found.id, found.status)
+        run = self._runs.pop(found.id)
+        run.emit_removed()
+        found.output.close()
+        return found.outcome
+
+    # -- events -------------------------------------------------------------------------------
+
+    def subscribe(self, *types: type[E], task: TaskRef | Task | None = None) -> EventStream[E]:
+        """Return events as an async iterator, from now on.
+
+        Args:
+            types: Event classes; derived ones are included. All events when left out.
+            task: Only events of this task; the iteration ends after its terminal event.
+
+        The iterator may fall behind without limit: adjoining output events are merged, nothing
+        is dropped, nobody waits for it. Close it, or use it in a ``with`` block.
+        """
+        return self._bus.open_stream(types, None if task is None else task.uid)
+
+    def describe(self, event: TaskEvent) -> str:
+        """Say an event in one short sentence, for ears and notifications; may be empty."""
+        return self.plugins.describe(event)
+
+    def plugin_reports(self) -> tuple[PluginReport, ...]:
+        """What is known about every plugin."""
+        return self.plugins.reports
+
+
+class _Admission:
+    """A request on its way to being accepted or refused."""
+
+    def __init__(self, request: TaskRequest) -> None:
+        self.request = request
+        self.decided = anyio.Event()
+        self.abandoned = False
+        self.error: Exception | None = None
+        self.run: TaskRun | None = None
+
+
+def _check_id(answer: Any) -> None:
+    if not isinstance(answer, int) or isinstance(answer, bool) or answer < 1:
+        raise InvalidRequestError("ebt_next_task_id", f"must return a number >= 1, not {answer!r}")
+
+
+def _close_lock(lock: ProjectLock | Busy) -> None:
+    if isinstance(lock, ProjectLock):
+        lock.close()
+
+
+def _check_platform() -> None:
+    missing = [
+        name
+        for module, name in ((os, "pidfd_open"), (os, "eventfd"), (os, "splice"))
+        if not hasattr(module, name)
+    ]
+    if sys.platform != "linux" or missing:
+        raise UnsupportedPlatformError(
+            "eventbus-tasks runs on Linux (5.3 or newer) only, until another system can keep "
+            f"its promises; here: {sys.platform}, missing: {', '.join(missing) or 'nothing'}"
+        )

@@ -1,0 +1,116 @@
+"""Cutting bytes into lines: at ``\\n`` only, of any length, never inside a character."""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["MAX_LINE", "LineSplitter", "decode_line", "decode_lines", "piece_end"]
+
+MAX_LINE: Final = 16 * 1024 * 1024
+"""Bytes after which a line is delivered in pieces, so that no line can fill the memory."""
+
+
+def decode_line(line: bytes) -> str:
+    """Return a line without its ending as text; a ``\\r`` before the ending belongs to it."""
+    if line.endswith(b"\r"):
+        line = line[:-1]
+    return line.decode("utf-8", "replace")
+
+
+def decode_lines(data: bytes, *, last: bool = False) -> tuple[str, ...]:
+    """Return the complete lines in `data`, which begins at the beginning of a line.
+
+    Args:
+        data: The bytes.
+        last: What follows the last line ending is a line too, if it is not empty.
+    """
+    end = data.rfind(b"\n")
+    if end < 0 and not (last and data):
+        return () if len(data) < MAX_LINE else _pieces(data, last=False)
+    complete = data[:end] if end >= 0 else b""
+    rest = data[end + 1 :]
+    if b"\r" not in complete and len(complete) < MAX_LINE:
+        # One decode and one split for all of them: the price of lines is per call, not per byte.
+        lines = complete.decode("utf-8", "replace").split("\n") if end >= 0 else []
+    else:
+        lines = [
+            text
+            for line in (complete.split(b"\n") if end >= 0 else ())
+            for text in ((decode_line(line),) if len(line) < MAX_LINE else _pieces(line, last=True))
+        ]
+    if rest and (last or len(rest) >= MAX_LINE):
+        lines.extend(_pieces(rest, last=last))
+    return tuple(lines)
+
+
+def piece_end(data: bytes, start: int = 0) -> int:
+    """Return where the piece of an over-long line that begins at `start` ends.
+
+    It ends after `MAX_LINE` bytes, or up to three bytes earlier where that is inside a UTF-8
+    character, so that no character is cut.
+    """
+    end = start + MAX_LINE
+    for back in range(4):
+        # 0b10xxxxxx continues a character: the cut must not be in front of such a byte.
+        if end - back < len(data) and data[end - back] & 0xC0 != 0x80:
+            return end - back
+    return end
+
+
+def _pieces(data: bytes, *, last: bool) -> tuple[str, ...]:
+    pieces: list[str] = []
+    start = 0
+    while len(data) - start > MAX_LINE:
+        end = piece_end(data, start)
+        pieces.append(data[start:end].decode("utf-8", "replace"))
+        start = end
+    if last and start < len(data):
+        pieces.append(decode_line(data[start:]))
+    return tuple(pieces)
+
+
+class LineSplitter:
+    """Cuts a stream of chunks into lines, keeping what is not complete yet.
+
+    The result does not depend on how the bytes were cut into chunks.
+    """
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def feed(self, chunk: bytes) -> list[tuple[bytes, bool]]:
+        """Return ``(line, truncated)`` for every line that `chunk` completes.
+
+        Lines come without ``\\n``. A truncated one is a piece of `MAX_LINE` bytes (or up to
+        three fewer) of a longer line.
+        """
+        lines: list[tuple[bytes, bool]] = []
+        pieces = chunk.split(b"\n")
+        for piece in pieces[:-1]:
+            self._add(piece, lines)
+            lines.append((self._take(), False))
+        self._add(pieces[-1], lines)
+        return lines
+
+    def finish(self) -> list[tuple[bytes, bool]]:
+        """Return the last line, if the stream did not end with a line ending."""
+        return [(self._take(), False)] if self._size else []
+
+    def _add(self, piece: bytes, lines: list[tuple[bytes, bool]]) -> None:
+        if piece:
+            self._parts.append(piece)
+            self._size += len(piece)
+        # One byte more than a piece is needed to know whether the cut is inside a character.
+        while self._size > MAX_LINE:
+            data = self._take()
+            end = piece_end(data)
+            lines.append((data[:end], True))
+            self._parts = [data[end:]]
+            self._size = len(data) - end
+
+    def _take(self) -> bytes:
+        line = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        self._parts = []
+        self._size = 0
+        return line

@@ -1,0 +1,224 @@
+"""Views of a task's output: the log is the truth, everything else reads it.
+
+The log is written by the guardian, or by the task itself, never by the host. Bytes are
+addressed by their offset in a stream, counted from the first byte that the task wrote.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+from eventbus_tasks.errors import OutputUnavailableError
+from eventbus_tasks.lines import MAX_LINE, decode_lines, piece_end
+from eventbus_tasks.policies import LogFiles, Stream
+
+__all__ = ["RING_BYTES", "RING_LINES", "StreamCursor", "TaskOutput"]
+
+RING_LINES: Final = 1000
+"""Lines that the ring view shows at most."""
+RING_BYTES: Final = 8 * 1024 * 1024
+"""Bytes that the ring view spans at most."""
+
+# An unnamed log up to this size moves into memory when its task has ended, so that ended tasks
+# do not hold descriptors.
+_KEEP_IN_MEMORY = 64 * 1024
+_BLOCK = 64 * 1024
+
+
+class _StreamLog:
+    """The log of one stream."""
+
+    def __init__(self, descriptor: int, path: str | None) -> None:
+        self.descriptor: int | None = descriptor
+        self.path = path
+        self.memory: bytes | None = None
+        self.size = 0
+
+    def pread(self, count: int, offset: int) -> bytes:
+        if self.memory is not None:
+            return self.memory[offset : offset + count]
+        if self.descriptor is not None:
+            return os.pread(self.descriptor, count, offset)
+        if self.path is None:
+            raise OutputUnavailableError("the output was kept only as long as the task")
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as error:
+            raise OutputUnavailableError(f"the log cannot be opened: {error}") from error
+        try:
+            return os.pread(descriptor, count, offset)
+        finally:
+            os.close(descriptor)
+
+    def end(self) -> None:
+        """Hold no descriptor any more, where that loses nothing."""
+        if self.descriptor is None:
+            return
+        if self.path is None:
+            if self.size > _KEEP_IN_MEMORY:
+                return
+            self.memory = os.pread(self.descriptor, self.size, 0) if self.size else b""
+        self.close()
+
+    def close(self) -> None:
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+            self.descriptor = None
+
+
+class TaskOutput:
+    """The output of one task, from its first byte on, while it runs and afterwards.
+
+    Methods read a local file: quick, but not instant for large ranges. They may be called from
+    any thread.
+    """
+
+    def __init__(self) -> None:
+        self._streams: dict[str, _StreamLog] = {}
+
+    def attach(self, files: LogFiles) -> None:
+        """Take over the open files of the log (for the engine)."""
+        self._streams["stdout"] = _StreamLog(files.stdout, files.stdout_path)
+        if files.stderr is not None:
+            self._streams["stderr"] = _StreamLog(files.stderr, files.stderr_path)
+
+    @property
+    def streams(self) -> tuple[Stream, ...]:
+        """The streams that are kept apart: ``"stdout"``, and ``"stderr"`` unless merged."""
+        return tuple(name for name in ("stdout", "stderr") if name in self._streams)
+
+    def path(self, stream: Stream = "stdout") -> str | None:
+        """Return the path of the log file, or ``None`` if it has no name."""
+        log = self._streams.get(stream)
+        return None if log is None else log.path
+
+    def size(self, stream: Stream = "stdout") -> int:
+        """Return how many bytes of the stream the host has seen so far."""
+        log = self._streams.get(stream)
+        return 0 if log is None else log.size
+
+    def read(self, start: int = 0, end: int | None = None, stream: Stream = "stdout") -> bytes:
+        """Return the bytes from offset `start` to offset `end` (or to the end).
+
+        Raises:
+            OutputUnavailableError: The log is gone.
+        """
+        log = self._streams.get(stream)
+        if log is None:
+            return b""
+        end = log.size if end is None else end
+        parts: list[bytes] = []
+        while start < end:
+            part = log.pread(end - start, start)
+            if not part:
+                break
+            parts.append(part)
+            start += len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def tail(self, count: int = RING_LINES, stream: Stream = "stdout") -> list[str]:
+        """Return the last lines, at most `count`, and at most 8 MiB of text.
+
+        A last line that is not complete yet is one of them.
+
+        Raises:
+            OutputUnavailableError: The log is gone.
+        """
+        log = self._streams.get(stream)
+        if log is None or not log.size or count <= 0:
+            return []
+        end = log.size
+        floor = max(0, end - RING_BYTES)
+        start = end
+        newlines = 0
+        # One line ending more than lines are wanted, because the last line may have none.
+        while start > floor and newlines <= count:
+            start = max(floor, start - _BLOCK)
+            newlines += self.read(start, min(start + _BLOCK, end), stream).count(b"\n")
+        data = self.read(start, end, stream)
+        if start > 0:
+            # The first line is cut off: it does not count, unless it is all there is.
+            data = data[data.find(b"\n") + 1 :] or data
+        return list(decode_lines(data, last=True)[-count:])
+
+    def text(self, stream: Stream = "stdout") -> str:
+        """Return everything as UTF-8; what is not valid is replaced.
+
+        Raises:
+            OutputUnavailableError: The log is gone.
+        """
+        return self.read(stream=stream).decode("utf-8", "replace")
+
+    def _log(self, stream: Stream) -> _StreamLog:
+        return self._streams[stream]
+
+    def end(self) -> None:
+        """Hold no descriptor any more, where that loses nothing (for the engine)."""
+        for log in self._streams.values():
+            log.end()
+
+    def close(self) -> None:
+        """Give up the log (for the engine); a named file stays on disk."""
+        for log in self._streams.values():
+            log.close()
+
+
+class StreamCursor:
+    """Follows one stream of a growing log, for the engine: where it is, where its line began."""
+
+    def __init__(self, output: TaskOutput, stream: Stream) -> None:
+        self.stream: Stream = stream
+        self.position = 0
+        self.line_start = 0
+        self._output = output
+        self._log = output._log(stream)
+        self._gaps: list[tuple[int, int]] = []
+
+    def add_gap(self, start: int, end: int) -> None:
+        """Take note of bytes that were lost: they are a hole in the file, not zeros."""
+        self._gaps.append((start, end))
+
+    def available(self) -> int:
+        """Return the offset behind the last byte in the file."""
+        descriptor = self._log.descriptor
+        return self.position if descriptor is None else os.fstat(descriptor).st_size
+
+    def advance(self, limit: int, size: int) -> tuple[int, int, int] | None:
+        """Move on by at most `limit` bytes, without reading them.
+
+        Args:
+            limit: Bytes to move at most.
+            size: What `available` said, before the messages that explain it were taken.
+
+        Returns:
+            ``(start, end, line_start)`` of the new range, or ``None`` if there is nothing new.
+        """
+        for start, end in tuple(self._gaps):
+            if start <= self.position < end:
+                self.position = end
+            if end <= self.position:
+                self._gaps.remove((start, end))
+        end = min(size, self.position + limit, *(start for start, _ in self._gaps))
+        self._log.size = max(self._log.size, self.position)
+        if end <= self.position:
+            return None
+        start, line_start = self.position, self.line_start
+        self.position = self._log.size = end
+        self._find_line_start(start)
+        return start, end, line_start
+
+    def _find_line_start(self, start: int) -> None:
+        """Find the beginning of the last, incomplete line by looking backwards from the end."""
+        end = self.position
+        while end > start:
+            begin = max(start, end - 4096)
+            found = self._output.read(begin, end, self.stream).rfind(b"\n")
+            if found >= 0:
+                self.line_start = begin + found + 1
+                break
+            end = begin
+        while self.position - self.line_start > MAX_LINE:
+            around = self.line_start + MAX_LINE
+            head = self._output.read(self.line_start, around + 1, self.stream)
+            self.line_start += piece_end(head)

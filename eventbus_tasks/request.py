@@ -1,0 +1,224 @@
+"""What is asked for (`TaskRequest`), what will be executed (`Command`), and who a task is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from eventbus_tasks.errors import InvalidRequestError
+from eventbus_tasks.policies import Capture, OutputInterpreter, StderrMode, TerminationPolicy
+
+__all__ = ["NO_TASK", "Command", "TaskRef", "TaskRequest"]
+
+# Linux refuses a single argument or environment string of 128 KiB (MAX_ARG_STRLEN = 32 pages,
+# fs/exec.c), the terminating zero included.
+_MAX_STRING = 128 * 1024 - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskRef:
+    """Who a task is: pure data, safe to keep, to send and to compare.
+
+    Attributes:
+        id: Its number in the engine; grows. Two engines may both have a task 1.
+        uid: A UUID that never collides.
+        name: The name it was given, for people.
+        agent: The agent that does the work (``"command"`` for a plain command).
+        project_dir: The absolute project directory.
+    """
+
+    id: int
+    uid: str
+    name: str
+    agent: str
+    project_dir: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON data."""
+        return {
+            "id": self.id,
+            "uid": self.uid,
+            "name": self.name,
+            "agent": self.agent,
+            "project_dir": self.project_dir,
+        }
+
+
+NO_TASK: Final = TaskRef(id=0, uid="", name="", agent="", project_dir="")
+"""Stands in where something concerns no task (a hook that failed at the engine's start)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskRequest:
+    """One piece of work to be done in a project directory.
+
+    Attributes:
+        name: For people; need not be unique.
+        project_dir: The directory to work in; must exist.
+        agent: Which agent does it; ``"command"`` runs `argv`.
+        prompt: What the agent is told; never becomes a command-line argument.
+        argv: The command, for the agent ``"command"``.
+        env: Variables on top of the host's environment. Never written to disk.
+        stdin: Bytes for standard input of a plain command (nothing: ``/dev/null``).
+        timeout: Seconds the task may run in all; overrides the policy's.
+        policy: How to stop it; overrides what plugins say.
+        options: For the agent's plugin (``model``, ``allowed_tools`` …): JSON data.
+    """
+
+    name: str
+    project_dir: Path
+    agent: str = "command"
+    prompt: str = ""
+    argv: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    stdin: bytes | None = field(default=None, repr=False, compare=False)
+    timeout: float | None = None
+    policy: TerminationPolicy | None = None
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def validate(self) -> TaskRequest:
+        """Return the request with its directory made absolute, or refuse it.
+
+        Raises:
+            InvalidRequestError: A field is wrong; says which and why.
+        """
+        _check_text("name", self.name)
+        if not self.name.strip():
+            raise InvalidRequestError("name", "must not be empty")
+        if not self.agent:
+            raise InvalidRequestError("agent", "must not be empty")
+        if self.agent == "command" and not self.argv:
+            raise InvalidRequestError("argv", "a command needs at least the program to run")
+        if "\0" in self.prompt:
+            raise InvalidRequestError("prompt", "must not contain a NUL character")
+        if self.timeout is not None and not self.timeout >= 0:
+            raise InvalidRequestError("timeout", "must be a number of seconds >= 0")
+        check_argv(self.argv)
+        check_env(self.env)
+        directory = Path(os.path.abspath(self.project_dir))
+        if not directory.is_dir():
+            problem = "is not a directory" if directory.exists() else "does not exist"
+            raise InvalidRequestError("project_dir", f"{str(directory)!r} {problem}")
+        changed = {name: getattr(self, name) for name in self.__slots__}
+        changed["project_dir"] = directory
+        return TaskRequest(**changed)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON data, without `env` and `stdin`, which may hold secrets."""
+        return {
+            "name": self.name,
+            "project_dir": str(self.project_dir),
+            "agent": self.agent,
+            "prompt": self.prompt,
+            "argv": list(self.argv),
+            "timeout": self.timeout,
+            "policy": None if self.policy is None else self.policy.to_dict(),
+            "options": dict(self.options),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TaskRequest:
+        """Rebuild a request from `to_dict` (without `env` and `stdin`)."""
+        policy = data.get("policy")
+        return cls(
+            name=data["name"],
+            project_dir=Path(data["project_dir"]),
+            agent=data.get("agent", "command"),
+            prompt=data.get("prompt", ""),
+            argv=tuple(data.get("argv", ())),
+            timeout=data.get("timeout"),
+            policy=None if policy is None else TerminationPolicy.from_dict(policy),
+            options=dict(data.get("options", {})),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """What to execute for a task: the answer to ``ebt_build_command``.
+
+    Attributes:
+        argv: Program and arguments. A program without a slash is searched in `env`'s ``PATH``.
+        cwd: The working directory, or ``None`` for the project directory.
+        env: The whole environment, or ``None`` for the host's own.
+        stdin: Bytes for standard input, of any size, or ``None`` for ``/dev/null``.
+        capture: ``"pipe"``, or ``"file"`` when the program loses output on pipes: then its
+            standard output *is* the log file.
+        stderr: ``"merge"`` into standard output, or ``"separate"``.
+        interpreter: Understands the output; one new object for each task.
+    """
+
+    argv: tuple[str, ...]
+    cwd: Path | None = None
+    env: Mapping[str, str] | None = field(default=None, repr=False)
+    stdin: bytes | None = field(default=None, repr=False)
+    capture: Capture = "pipe"
+    stderr: StderrMode = "merge"
+    interpreter: OutputInterpreter | None = None
+
+    def validate(self) -> None:
+        """Refuse what no kernel can execute.
+
+        Raises:
+            InvalidRequestError: A field is wrong; says which and why.
+        """
+        if isinstance(self.argv, (str, bytes)) or not self.argv:
+            raise InvalidRequestError("argv", "must be a non-empty sequence of strings")
+        check_argv(self.argv)
+        if self.env is not None:
+            check_env(self.env)
+        if self.capture not in ("pipe", "file"):
+            raise InvalidRequestError("capture", f"must be 'pipe' or 'file', not {self.capture!r}")
+        if self.stderr not in ("merge", "separate"):
+            raise InvalidRequestError(
+                "stderr", f"must be 'merge' or 'separate', not {self.stderr!r}"
+            )
+        if self.stdin is not None and not isinstance(self.stdin, bytes):
+            raise InvalidRequestError("stdin", f"must be bytes, not {type(self.stdin).__name__}")
+
+
+def check_argv(argv: tuple[str, ...]) -> None:
+    """Refuse arguments that ``execve`` cannot take.
+
+    Raises:
+        InvalidRequestError: Names the argument by its position.
+    """
+    for position, argument in enumerate(argv):
+        _check_text(f"argv[{position}]", argument)
+    if argv and not argv[0]:
+        raise InvalidRequestError("argv[0]", "the program must not be empty")
+
+
+def check_env(env: Mapping[str, str]) -> None:
+    """Refuse variables that ``execve`` cannot take.
+
+    Raises:
+        InvalidRequestError: Names the variable.
+    """
+    for name, value in env.items():
+        _check_text(f"env[{name!r}]", name)
+        if not name or "=" in name:
+            raise InvalidRequestError(f"env[{name!r}]", "a name must not be empty or contain '='")
+        _check_text(f"env[{name!r}]", value)
+        if len(os.fsencode(name)) + 1 + len(os.fsencode(value)) > _MAX_STRING:
+            problem = "Linux refuses variables of 128 KiB or more"
+            raise InvalidRequestError(f"env[{name!r}]", problem)
+
+
+def _check_text(field_name: str, value: str) -> None:
+    if not isinstance(value, str):
+        raise InvalidRequestError(field_name, f"must be a string, not {type(value).__name__}")
+    if "\0" in value:
+        raise InvalidRequestError(field_name, "must not contain a NUL character")
+    try:
+        size = len(os.fsencode(value))
+    except UnicodeEncodeError:
+        raise InvalidRequestError(
+            field_name, "holds a lone surrogate that cannot be encoded"
+        ) from None
+    if size > _MAX_STRING:
+        raise InvalidRequestError(
+            field_name, "Linux refuses strings of 128 KiB or more; pass long text by stdin"
+        )

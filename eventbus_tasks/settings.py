@@ -1,0 +1,269 @@
+"""One typed settings object, its sources and their precedence.
+
+Later sources win: defaults, the user's file (``~/.config/eventbus-tasks/config.toml``), the
+project's file (``.eventbus-tasks.toml``, or ``[tool.eventbus-tasks]`` in ``pyproject.toml``),
+environment variables (``EBT_GRACE``, ``EBT_DISK_RETAIN``), arguments.
+
+A project's file cannot choose plugins or executables, because a cloned repository must not run
+code: such keys are honoured from the user's own sources only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import logging
+import os
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, TypeVar, cast
+
+from eventbus_tasks.errors import SettingsError
+
+__all__ = ["Settings"]
+
+logger = logging.getLogger("eventbus_tasks")
+
+T = TypeVar("T")
+
+_USER_ONLY: Final = {"user_only": True}
+_PREFIX: Final = "EBT_"
+
+
+def _state_dir() -> Path:
+    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(base) / "eventbus-tasks"
+
+
+def _user_file() -> Path:
+    named = os.environ.get("EBT_CONFIG")
+    if named:
+        return Path(named)
+    base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
+    return Path(base) / "eventbus-tasks" / "config.toml"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything that can be set, checked.
+
+    Attributes:
+        agent: The agent that is meant when a prompt names none.
+        state_dir: Where what belongs to the user, not to a project, is kept.
+        output_dir: Disk-backed directory for unnamed logs; ``None`` for the state directory.
+        python: Interpreter for the warden; ``None`` for the one that runs this program.
+        hook_deadline: Seconds that a hook may take.
+        import_deadline: Seconds that the import of a plugin may take.
+        journal_deadline: Seconds that making a journal durable may take.
+        receiver_deadline: Seconds that async receivers of a terminal event may take before
+            those who wait for the task go on.
+        overrun_after: Seconds after which a sync receiver is named for blocking the loop.
+        disable_plugins: Names of plugins that are not loaded.
+        plugins: Names of the only plugins that are loaded; ``None`` for all.
+        plugin_order: Names of plugins that are asked first, in this order.
+    """
+
+    agent: str = "claude"
+    state_dir: Path = field(default_factory=_state_dir, metadata=_USER_ONLY)
+    output_dir: Path | None = field(default=None, metadata=_USER_ONLY)
+    python: Path | None = field(default=None, metadata=_USER_ONLY)
+    hook_deadline: float = field(default=10.0, metadata=_USER_ONLY)
+    import_deadline: float = field(default=20.0, metadata=_USER_ONLY)
+    journal_deadline: float = field(default=30.0, metadata=_USER_ONLY)
+    receiver_deadline: float = field(default=5.0, metadata=_USER_ONLY)
+    overrun_after: float = field(default=0.25, metadata=_USER_ONLY)
+    disable_plugins: tuple[str, ...] = field(default=(), metadata=_USER_ONLY)
+    plugins: tuple[str, ...] | None = field(default=None, metadata=_USER_ONLY)
+    plugin_order: tuple[str, ...] = field(default=(), metadata=_USER_ONLY)
+    _tables: Mapping[type, Any] = field(default_factory=dict, repr=False, hash=False)
+
+    def table(self, declared: type[T]) -> T:
+        """Return a plugin's table; its defaults where nobody set anything.
+
+        Args:
+            declared: The dataclass that was given to ``ebt_register_settings``.
+        """
+        known = self._tables.get(declared)
+        return cast("T", declared() if known is None else known)
+
+    def pinned(self, engine: Settings) -> Settings:
+        """Return these settings with everything that a project cannot decide from `engine`'s."""
+        kept = {
+            name: getattr(engine, name)
+            for name, item in _fields(Settings).items()
+            if item.metadata.get("user_only")
+        }
+        return dataclasses.replace(self, **kept)
+
+    @classmethod
+    def load(
+        cls,
+        project_dir: Path | None = None,
+        *,
+        tables: Mapping[str, type] | None = None,
+        environ: Mapping[str, str] | None = None,
+        overrides: Mapping[str, Any] | None = None,
+    ) -> Settings:
+        """Read every source.
+
+        Args:
+            project_dir: Whose own file is read too.
+            tables: The tables that plugins have declared, by name.
+            environ: Variables; the process's own when left out.
+            overrides: Values of highest precedence (``{"agent": …, "disk": {…}}``).
+
+        Raises:
+            SettingsError: Names file and key, and says what to do.
+        """
+        declared: dict[str, type] = dict(tables or {})
+        values: dict[str, dict[str, Any]] = {"": {}, **{name: {} for name in declared}}
+        user_file = _user_file()
+        _merge(values, declared, _read_toml(user_file), str(user_file), project=False)
+        if project_dir is not None:
+            own = project_dir / ".eventbus-tasks.toml"
+            data = _read_toml(own)
+            if not data:
+                own = project_dir / "pyproject.toml"
+                data = _read_toml(own, lenient=True).get("tool", {}).get("eventbus-tasks", {})
+            _merge(values, declared, data, str(own), project=True)
+        _merge_environ(values, declared, os.environ if environ is None else environ)
+        _merge(values, declared, dict(overrides or {}), "arguments", project=False)
+        made = {kind: kind(**values[name]) for name, kind in declared.items()}
+        return cls(**values[""], _tables=MappingProxyType(made))
+
+
+def _read_toml(path: Path, *, lenient: bool = False) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        if lenient:  # a broken pyproject.toml is the business of other tools
+            logger.warning("%s could not be read: %s", path, error)
+            return {}
+        raise SettingsError(str(path), "", f"cannot be read: {error}") from error
+
+
+def _fields(kind: type) -> dict[str, dataclasses.Field[Any]]:
+    return {item.name: item for item in dataclasses.fields(kind) if not item.name.startswith("_")}
+
+
+def _merge(
+    values: dict[str, dict[str, Any]],
+    declared: Mapping[str, type],
+    data: Mapping[str, Any],
+    source: str,
+    *,
+    project: bool,
+) -> None:
+    core = _fields(Settings)
+    for key, value in data.items():
+        if key in core and not (key in declared and isinstance(value, Mapping)):
+            _set(values[""], Settings, key, value, source, key, project=project)
+        elif key in declared:
+            if not isinstance(value, Mapping):
+                raise SettingsError(source, key, "must be a table")
+            for name, item in value.items():
+                if name not in _fields(declared[key]):
+                    raise _unknown(source, f"{key}.{name}", name, _fields(declared[key]))
+                dotted = f"{key}.{name}"
+                _set(values[key], declared[key], name, item, source, dotted, project=project)
+        elif isinstance(value, Mapping):
+            # The table of a plugin that is not loaded here: not ours to judge.
+            logger.debug("%s: no loaded plugin has declared the table %r", source, key)
+        else:
+            raise _unknown(source, key, key, [*core, *declared])
+
+
+def _merge_environ(
+    values: dict[str, dict[str, Any]], declared: Mapping[str, type], environ: Mapping[str, str]
+) -> None:
+    for table, kind in {"": Settings, **declared}.items():
+        for name in _fields(kind):
+            variable = _PREFIX + "_".join(part for part in (table, name) if part).upper()
+            if variable in environ:
+                dotted = f"{table}.{name}" if table else name
+                _set(values[table], kind, name, environ[variable], variable, dotted, project=False)
+
+
+def _unknown(source: str, dotted: str, key: str, known: Any) -> SettingsError:
+    close = difflib.get_close_matches(key, list(known), n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}"
+    return SettingsError(source, dotted, "is not a setting" + hint)
+
+
+def _set(
+    values: dict[str, Any],
+    kind: type,
+    name: str,
+    value: Any,
+    source: str,
+    dotted: str,
+    *,
+    project: bool,
+) -> None:
+    item = _fields(kind)[name]
+    if project and item.metadata.get("user_only"):
+        logger.warning("%s: %s is honoured in your own settings only; ignored", source, dotted)
+        return
+    hints = typing.get_type_hints(kind)
+    try:
+        values[name] = _convert(value, hints[name])
+    except (TypeError, ValueError) as error:
+        raise SettingsError(source, dotted, str(error)) from error
+
+
+def _convert(value: Any, wanted: Any) -> Any:
+    origin = typing.get_origin(wanted)
+    if origin in (typing.Union, types.UnionType):
+        options = [option for option in typing.get_args(wanted) if option is not type(None)]
+        if value is None or (value == "" and options[0] is not str):
+            return None
+        return _convert(value, options[0])
+    if origin is typing.Literal:
+        allowed = typing.get_args(wanted)
+        if value not in allowed:
+            raise ValueError(f"must be one of {', '.join(map(repr, allowed))}, not {value!r}")
+        return value
+    if origin is tuple:
+        parts = value.split(",") if isinstance(value, str) else value
+        if not isinstance(parts, (list, tuple)):
+            raise TypeError(f"must be a list, not {value!r}")
+        inner = typing.get_args(wanted)[0]
+        return tuple(_convert(_strip(part), inner) for part in parts if _strip(part) != "")
+    if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
+        if not isinstance(value, Mapping):
+            raise TypeError(f"must be a table, not {value!r}")
+        return dict(value)
+    return _convert_scalar(value, wanted)
+
+
+def _strip(part: Any) -> Any:
+    return part.strip() if isinstance(part, str) else part
+
+
+def _convert_scalar(value: Any, wanted: Any) -> Any:
+    if wanted is bool:
+        words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+        if isinstance(value, str) and value.lower() in words:
+            return words[value.lower()]
+        if isinstance(value, bool):
+            return value
+        raise TypeError(f"must be true or false, not {value!r}")
+    if wanted in (int, float) and not isinstance(value, bool):
+        if isinstance(value, (int, float, str)):
+            number = wanted(value)
+            if number != number or number in (float("inf"), float("-inf")):
+                raise ValueError(f"must be a finite number, not {value!r}")
+            return number
+        raise TypeError(f"must be a number, not {value!r}")
+    if wanted is Path and isinstance(value, (str, Path)):
+        return Path(value).expanduser()
+    if wanted is Any or (wanted is str and isinstance(value, str)):
+        return value
+    raise TypeError(f"must be {getattr(wanted, '__name__', wanted)}, not {value!r}")

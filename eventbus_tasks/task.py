@@ -1,0 +1,162 @@
+"""`Task`: one accepted piece of work, as its users see it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Protocol
+
+import anyio
+
+from eventbus_tasks._delivery import in_receiver
+from eventbus_tasks.lifecycle import Input, LifeState, step
+from eventbus_tasks.outcome import Outcome, Reason, TaskStatus
+from eventbus_tasks.output import TaskOutput
+from eventbus_tasks.request import TaskRef, TaskRequest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from eventbus_tasks.settings import Settings
+
+__all__ = ["Task"]
+
+
+class TaskControl(Protocol):
+    """What a task asks of its engine."""
+
+    def request_stop(self, task: Task, reason: Reason, *, now: bool) -> bool:
+        """Begin to end the task; return whether that can still change anything."""
+
+
+class Task:
+    """One accepted piece of work. Live, and read-only for its users.
+
+    Made by ``TaskEngine.spawn_task``. All methods belong to the engine's loop.
+
+    Attributes:
+        ref: Who the task is, as plain data; events carry the same.
+        request: What was asked for.
+        settings: The settings that apply to its project.
+        output: Everything it has written so far.
+        created_at: When it was accepted, in UTC.
+        started_at: When its program was executed, or ``None``.
+        completed_at: When it ended, or ``None``.
+        pid: Process number of its program, once executed.
+    """
+
+    def __init__(
+        self,
+        *,
+        ref: TaskRef,
+        request: TaskRequest,
+        settings: Settings,
+        control: TaskControl,
+    ) -> None:
+        self.ref = ref
+        self.request = request
+        self.settings = settings
+        self.output = TaskOutput()
+        self.created_at = datetime.now(UTC)
+        self.started_at: datetime | None = None
+        self.completed_at: datetime | None = None
+        self.pid: int | None = None
+        self._control = control
+        self._life = LifeState()
+        self._outcome: Outcome | None = None
+        self._return_code: int | None = None
+        self._settled = anyio.Event()  # the outcome is fixed
+        self._delivered = anyio.Event()  # and every receiver has had it
+
+    @property
+    def id(self) -> int:
+        """Its number in the engine."""
+        return self.ref.id
+
+    @property
+    def uid(self) -> str:
+        """A UUID that never collides."""
+        return self.ref.uid
+
+    @property
+    def name(self) -> str:
+        """The name it was given."""
+        return self.ref.name
+
+    @property
+    def agent(self) -> str:
+        """The agent that does the work."""
+        return self.ref.agent
+
+    @property
+    def prompt(self) -> str:
+        """What the agent was told."""
+        return self.request.prompt
+
+    @property
+    def project_dir(self) -> Path:
+        """The absolute project directory."""
+        return self.request.project_dir
+
+    @property
+    def status(self) -> TaskStatus:
+        """Where it is in its life."""
+        return self._life.status
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How it ended, or ``None`` while it has not."""
+        return self._outcome
+
+    @property
+    def return_code(self) -> int | None:
+        """Exit status of its program, the negative number of a signal, or ``None``."""
+        return self._return_code
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not ended."""
+        return not self.status.is_terminal
+
+    async def wait(self) -> Outcome:
+        """Wait for the end and return the outcome.
+
+        Returns once the whole family of processes is gone, the output is complete, and every
+        receiver of the terminal event has had it (those that take too long are not waited
+        for). Inside a receiver it returns as soon as the outcome is fixed.
+
+        Cancellation: ends the waiting, not the task.
+        """
+        await (self._settled if in_receiver.get() else self._delivered).wait()
+        assert self._outcome is not None  # set before either event
+        return self._outcome
+
+    def cancel_nowait(self, *, now: bool = False) -> bool:
+        """Begin to end the task, and return at once.
+
+        Args:
+            now: Skip the polite rungs of the ladder: SIGKILL.
+
+        Returns:
+            Whether it can still change the outcome: ``False`` once the program has exited.
+        """
+        return self._control.request_stop(self, Reason.CANCELLED, now=now)
+
+    async def cancel(self, *, now: bool = False) -> bool:
+        """End the task, and wait until nothing of it is left.
+
+        Calls that overlap share one ladder; another one with `now` may only shorten it.
+
+        Returns:
+            Whether the task ended because it was cancelled.
+
+        Cancellation: ends the waiting; the task is still being ended.
+        """
+        self.cancel_nowait(now=now)
+        outcome = await self.wait()
+        return outcome.reason is Reason.CANCELLED
+
+    def _step(self, happened: Input, reason: Reason | None = None) -> None:
+        self._life = step(self._life, happened, reason)
+
+    def __repr__(self) -> str:
+        return f"<Task {self.id} {self.name!r} {self.status}>"
