@@ -151,9 +151,7 @@ class Bus:
             return
         try:
             for line in output_lines(event, self._lines):
-                for subscription in immediate:
-                    if not subscription.closed:
-                        self._call(subscription, line)
+                self._call_all(immediate, line)
                 if blinker_signal is not None:
                     self._deliver_blinker(blinker_signal, line, task)
         except Exception as error:  # reading the log failed
@@ -180,6 +178,30 @@ class Bus:
             subscription.is_async = True
             self._mailbox(subscription).put(result)
 
+    def _call_all(self, subscriptions: list[Subscription], line: OutputLine) -> None:
+        """Do what `_call` does, at the price of a line: a task may write a million of them."""
+        token = in_receiver.set(True)
+        began = time.perf_counter()
+        try:
+            for subscription in subscriptions:
+                receiver = subscription.receiver()
+                if subscription.closed or receiver is None:
+                    continue
+                result = None
+                try:
+                    result = receiver(line)
+                except BaseException as error:
+                    self._raised(f"receiver {subscription.where}", error, line)
+                now = time.perf_counter()
+                if now - began > self.overrun_after:
+                    self._overran(f"receiver {subscription.where}", now - began, line)
+                began = now
+                if result is not None and inspect.isawaitable(result):
+                    subscription.is_async = True
+                    self._mailbox(subscription).put(result)
+        finally:
+            in_receiver.reset(token)
+
     def _deliver_blinker(self, signal: blinker.Signal, event: TaskEvent, task: Any) -> None:
         for receiver in tuple(signal.receivers_for(task)):
             where = f"blinker receiver {describe_callable(receiver)}"
@@ -195,16 +217,26 @@ class Bus:
         try:
             return function(*args, **kwargs)
         except BaseException as error:
-            self._report(where, error, cause)
-            if isinstance(error, KeyboardInterrupt):
-                # Ctrl-C happened to arrive in a receiver: it belongs to the program, not here.
-                posix_signal.raise_signal(posix_signal.SIGINT)
+            self._raised(where, error, cause)
             return None
         finally:
             in_receiver.reset(token)
-            if time.perf_counter() - began > self.overrun_after:
-                took = f"blocked the loop for {time.perf_counter() - began:.2f} s"
-                self.report(where, took, cause.task, seq=cause.seq, overran=True)
+            took = time.perf_counter() - began
+            if took > self.overrun_after:
+                self._overran(where, took, cause)
+
+    def _raised(self, where: str, error: BaseException, cause: TaskEvent) -> None:
+        self._report(where, error, cause)
+        if isinstance(error, KeyboardInterrupt):
+            # Ctrl-C happened to arrive in a receiver: it belongs to the program, not here.
+            posix_signal.raise_signal(posix_signal.SIGINT)
+
+    def _overran(self, where: str, took: float, cause: TaskEvent) -> None:
+        text = f"blocked the loop for {took:.2f} s"
+        if isinstance(cause, HandlerFailed):  # else it would be told about itself for ever
+            logger.error("%s %s", where, text)
+            return
+        self.report(where, text, cause.task, seq=cause.seq, overran=True)
 
     async def _await_guarded(self, where: str, event: TaskEvent, awaitable: Awaitable[Any]) -> None:
         token = in_receiver.set(True)
@@ -215,9 +247,7 @@ class Bus:
                 raise
             self._report(where, error, event)
         except BaseException as error:
-            self._report(where, error, event)
-            if isinstance(error, KeyboardInterrupt):
-                posix_signal.raise_signal(posix_signal.SIGINT)
+            self._raised(where, error, event)
         finally:
             in_receiver.reset(token)
 
@@ -288,7 +318,11 @@ class Bus:
         self._streams.discard(stream)
 
     def close(self) -> None:
-        """Let every worker and stream end once it has had what is waiting."""
+        """Let every worker and stream end once it has had what is waiting.
+
+        From now on only sync receivers hear of anything.
+        """
+        self.start_worker = None
         for subscription in tuple(self._subscriptions.values()):
             if subscription.mailbox is not None:
                 subscription.mailbox.close()

@@ -42,11 +42,15 @@ class _Job:
         self.value: Any = None
         self.error: BaseException | None = None
 
-    def run(self) -> None:
+    def execute(self) -> None:
+        """Make the call, in the thread."""
         try:
             self.value = self._function()
         except BaseException as error:  # handed over to whoever waits
             self.error = error
+
+    def report(self) -> None:
+        """Ring, or clean up when nobody waits any more."""
         with self._lock:
             abandoned = self._abandoned
             if not abandoned:
@@ -140,12 +144,15 @@ class DaemonPool:
 
     def _work(self, queue: SimpleQueue[_Job | None]) -> None:
         while (job := queue.get()) is not None:
-            # Idle again before the job is reported, so that the next call finds this thread.
-            job.run()
+            job.execute()
             with self._lock:
-                if self._closed:
-                    return
-                self._idle.append(queue)
+                closed = self._closed
+                if not closed:
+                    # Before the report, so that the next call finds this thread.
+                    self._idle.append(queue)
+            job.report()
+            if closed:
+                return
 
 
 def call_with_deadline(function: Callable[[], T], seconds: float) -> T:

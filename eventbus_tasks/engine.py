@@ -177,10 +177,15 @@ class TaskEngine:
             warden, self._warden = self._warden, None
             if warden is not None:
                 warden.close()
+                # It lives on only for leftovers that a policy keeps, or that nothing can end.
                 await self.plugins.run(
-                    functools.partial(warden.reap, _WARDEN_EXIT), deadline=2 * _WARDEN_EXIT
+                    functools.partial(warden.reap, self._reap_wait()), deadline=2 * _WARDEN_EXIT
                 )
             self.plugins.close()
+
+    def _reap_wait(self) -> float:
+        left = any(run.task.outcome and run.task.outcome.survivors for run in self._runs.values())
+        return 0.0 if left else _WARDEN_EXIT
 
     def abandon(self) -> None:
         """Give up an engine whose event loop has ended under it.

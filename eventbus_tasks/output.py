@@ -7,6 +7,7 @@ addressed by their offset in a stream, counted from the first byte that the task
 from __future__ import annotations
 
 import os
+import weakref
 from typing import Final
 
 from eventbus_tasks.errors import OutputUnavailableError
@@ -31,6 +32,8 @@ class _StreamLog:
 
     def __init__(self, descriptor: int, path: str | None) -> None:
         self.descriptor: int | None = descriptor
+        # A log without a name lives as long as anybody holds the task.
+        self._closing = weakref.finalize(self, os.close, descriptor)
         self.path = path
         self.memory: bytes | None = None
         self.size = 0
@@ -62,9 +65,8 @@ class _StreamLog:
         self.close()
 
     def close(self) -> None:
-        if self.descriptor is not None:
-            os.close(self.descriptor)
-            self.descriptor = None
+        self.descriptor = None
+        self._closing()
 
 
 class TaskOutput:

@@ -188,6 +188,9 @@ class GuardianLink:
         self._extra.append(message)
         if isinstance(message, wire.WardenLost):
             self._warden_lost = True
+            # The guardian's socket stays silent, so whoever waits for it must be woken; they
+            # wait again without harm.
+            _notify_closing(self._control.fileno())
         if self._event is not None:
             self._event.set()
 

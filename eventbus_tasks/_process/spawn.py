@@ -12,20 +12,22 @@ import os
 import resource
 import signal
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from eventbus_tasks._process import linux
 
 __all__ = ["LeaderPlan", "find_programs", "parse_failure", "reset_signals", "start_leader"]
+
+_ERROR_FD: Final = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaderPlan:
     """Everything the child needs, prepared before the fork."""
 
-    argv: Sequence[bytes]
+    argv: list[bytes]
     cwd: bytes
     env: Mapping[bytes, bytes]
     umask: int
@@ -93,8 +95,13 @@ def parse_failure(data: bytes) -> dict[str, Any]:
 
 def _run_child(plan: LeaderPlan, error_fd: int, guardian: int) -> NoReturn:
     try:
-        _become(plan, error_fd, guardian)
-        error_fd = 3
+        os.setsid()
+        linux.set_parent_death_signal(signal.SIGKILL)
+        if os.getppid() != guardian:
+            os._exit(126)  # it died before the line above
+        _place_descriptors(plan, error_fd)
+        error_fd = _ERROR_FD
+        _settle(plan)
         _execute(plan)
     except _Failure as failure:
         report = failure.report
@@ -107,17 +114,17 @@ def _run_child(plan: LeaderPlan, error_fd: int, guardian: int) -> NoReturn:
         os._exit(127)
 
 
-def _become(plan: LeaderPlan, error_fd: int, guardian: int) -> None:
-    """Turn a copy of the guardian into a clean process."""
-    os.setsid()
-    linux.set_parent_death_signal(signal.SIGKILL)
-    if os.getppid() != guardian:
-        os._exit(126)  # it died before the line above
+def _place_descriptors(plan: LeaderPlan, error_fd: int) -> None:
+    """Leave nothing open but 0, 1, 2 and, until exec, the pipe for errors."""
     for target, source in enumerate((plan.stdin, plan.stdout, plan.stderr)):
         os.dup2(source, target, inheritable=True)
-    if error_fd != 3:
-        os.dup2(error_fd, 3, inheritable=False)
-    os.closerange(4, max(map(int, os.listdir("/proc/self/fd"))) + 1)
+    if error_fd != _ERROR_FD:
+        os.dup2(error_fd, _ERROR_FD, inheritable=False)
+    os.closerange(_ERROR_FD + 1, max(map(int, os.listdir("/proc/self/fd"))) + 1)
+
+
+def _settle(plan: LeaderPlan) -> None:
+    """Take over the task's surroundings; signals last, so that a stop ends us from here on."""
     os.umask(plan.umask)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     soft = plan.nofile if hard == resource.RLIM_INFINITY else min(plan.nofile, hard)

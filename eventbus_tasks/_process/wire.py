@@ -342,8 +342,7 @@ def decode_routed(data: bytes) -> tuple[int, Any]:
 
 
 def _plain(message: Any) -> dict[str, Any]:
-    data = {name: getattr(message, name) for name in message.__dataclass_fields__
-            if name != "kind"}
+    data = {name: getattr(message, name) for name in message.__dataclass_fields__ if name != "kind"}
     if kind := getattr(message, "kind", None):
         data["kind"] = kind
     return data
