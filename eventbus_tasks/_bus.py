@@ -10,7 +10,6 @@ import functools
 import inspect
 import itertools
 import logging
-import signal as posix_signal
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -23,6 +22,7 @@ import blinker
 
 from eventbus_tasks._delivery import Delivery, Mailbox, in_receiver
 from eventbus_tasks._derived import LineNumbers, output_lines
+from eventbus_tasks._native import redeliver
 from eventbus_tasks.events import HandlerFailed, OutputLine, OutputReceived, TaskEnded, TaskEvent
 from eventbus_tasks.request import TaskRef
 from eventbus_tasks.signals import EventSignal, EventStream, Subscription, describe_callable
@@ -227,9 +227,7 @@ class Bus:
 
     def _raised(self, where: str, error: BaseException, cause: TaskEvent) -> None:
         self._report(where, error, cause)
-        if isinstance(error, KeyboardInterrupt):
-            # Ctrl-C happened to arrive in a receiver: it belongs to the program, not here.
-            posix_signal.raise_signal(posix_signal.SIGINT)
+        redeliver(error)
 
     def _overran(self, where: str, took: float, cause: TaskEvent) -> None:
         text = f"blocked the loop for {took:.2f} s"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
+from eventbus_tasks._native import redeliver
 from eventbus_tasks.events import OutputReceived, TaskEvent
 from eventbus_tasks.lines import LineSplitter
 from eventbus_tasks.outcome import ProcessExit, Reason, Verdict
@@ -107,7 +108,7 @@ class OutputFollower:
             verdict = self.interpreter.verdict(ProcessExit(return_code=return_code))
             if verdict is not None and not isinstance(verdict, Verdict):
                 raise TypeError(f"a verdict must be a Verdict or None, not {verdict!r}")
-        except Exception as error:
+        except BaseException as error:
             text = self._interpreter_failed(error)
             # Nobody can say whether the agent succeeded: that is not a success.
             return Verdict(reason=Reason.PLUGIN_ERROR, message=text)
@@ -147,13 +148,14 @@ class OutputFollower:
                             activity, stream=stream, start=offset, end=end, source=self._task.output
                         )
                     )
-            except Exception as error:
+            except BaseException as error:
                 self._interpreter_failed(error)
             offset = end + (not truncated)
         return offset
 
-    def _interpreter_failed(self, error: Exception) -> str:
+    def _interpreter_failed(self, error: BaseException) -> str:
         where = f"interpreter of {self._task.agent}"
         text = f"{type(error).__name__}: {error}"
         self._failed(where, text, False)
+        redeliver(error)
         return f"{where} failed: {text}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ import anyio.lowlevel
 
 from eventbus_tasks import events
 from eventbus_tasks._following import OutputFollower
+from eventbus_tasks._native import absorb, endure, redeliver
 from eventbus_tasks._process import wire
 from eventbus_tasks.builtin.unnamed_log import UnnamedLog
 from eventbus_tasks.lifecycle import Facts, Input, judge
@@ -41,6 +43,9 @@ __all__ = ["Services", "TaskRun"]
 
 logger = logging.getLogger("eventbus_tasks")
 
+RETAINED_LOGS: Final = 128
+"""Ended tasks of an engine whose unnamed logs are kept whole."""
+
 _TERMINAL: Final[Mapping[TaskStatus, type[events.TaskEnded]]] = {
     TaskStatus.COMPLETED: events.TaskCompleted,
     TaskStatus.FAILED: events.TaskFailed,
@@ -64,6 +69,16 @@ class Services:
         self.settings = settings
         self.warden = warden  # async: returns a living WardenClient
         self.gate = anyio.Semaphore(1)
+        self._retained: deque[Task] = deque()
+
+    def retain(self, task: Task) -> None:
+        """Keep the whole unnamed log of an ended task, and shorten that of the oldest one.
+
+        Each unnamed log that is kept whole costs a descriptor.
+        """
+        self._retained.append(task)
+        if len(self._retained) > RETAINED_LOGS:
+            self._retained.popleft().output.shorten()
 
 
 class TaskRun:
@@ -115,12 +130,13 @@ class TaskRun:
             self.task._step(Input.ENDED, Reason.ENGINE_CLOSED)
             self.task.completed_at = datetime.now(UTC)
             self.task.output.end()
+        self.task._abandoned = True
 
     async def run(self) -> None:
         """Live the whole life. Nothing that happens outside can end it early."""
         with anyio.CancelScope(shield=True):
             try:
-                await self._live()
+                await self._live_on()
             except Exception as error:
                 logger.exception("internal error in %r", self.task)
                 self._facts = replace(
@@ -131,12 +147,30 @@ class TaskRun:
                 self._release()
             await self._finish()
 
-    # -- before the start ---------------------------------------------------------------------
+    async def _live_on(self) -> None:
+        """Go on after a native cancellation: the loop ends, and the task has to end before."""
+        while True:
+            try:
+                await self._live()
+            except anyio.get_cancelled_exc_class():
+                absorb()
+                self.request_stop(Reason.ENGINE_CLOSED, now=False)
+            else:
+                return
 
     async def _live(self) -> None:
-        journal = await self._ask("ebt_open_journal", undo=_close_quietly)
-        self._journal = cast("Journal | None", journal)
-        self._emit(events.TaskAccepted(request=self.task.request))
+        if self._link is None:
+            await self._prepare()
+        if self._link is not None:
+            await self._follow_through()
+
+    # -- before the start ---------------------------------------------------------------------
+
+    async def _prepare(self) -> None:
+        if not self._seq:
+            journal = await self._ask("ebt_open_journal", undo=_close_quietly)
+            self._journal = cast("Journal | None", journal)
+            self._emit(events.TaskAccepted(request=self.task.request))
         if self._stopped():
             return
         command = await self._ask("ebt_build_command", check=_check_command)
@@ -151,14 +185,16 @@ class TaskRun:
         if self._stopped():
             return
         files = await self._open_log(command)
-        if files is None or self._stopped():
+        if files is None:
             return
-        warden = await self._services.warden()
-        if self._stopped():
-            return
-        self._launch(warden, command, files)
-        if self._link is not None:
-            await self._follow_through()
+        warden = None
+        try:
+            warden = await self._services.warden()
+        finally:
+            if (warden is None or self._stopped()) and files.end_record is not None:
+                os.close(files.end_record)
+        if not self._stopped():
+            self._launch(warden, command, files)
 
     def _stopped(self) -> bool:
         """Whether the task was cancelled before there was anything to stop."""
@@ -242,13 +278,14 @@ class TaskRun:
     async def _follow_messages(self) -> None:
         link = self._link
         assert link is not None
-        try:
-            while not self._complete:
-                await link.wait_readable()
-                self._take_messages()
-        finally:
-            self._complete = True
-            os.eventfd_write(link.eventfd, 1)  # wakes the follower for the last time
+        while not self._complete:
+            await link.wait_readable()
+            self._take_messages()
+        self._wake_follower()
+
+    def _wake_follower(self) -> None:
+        if self._link is not None:
+            os.eventfd_write(self._link.eventfd, 1)
 
     def _take_messages(self) -> None:
         link = self._link
@@ -268,6 +305,7 @@ class TaskRun:
                 task.started_at = _utc(message.at)
                 task._step(Input.EXECUTED)
                 self._executed = True
+                self._wake_follower()  # it may have been woken for output before it might tell
                 self._emit(events.TaskStarted(pid=message.pid, argv=self._argv), at=task.started_at)
             case wire.SpawnFailed():
                 self._facts = replace(self._facts, spawn_error=_spawn_message(message))
@@ -361,7 +399,7 @@ class TaskRun:
             return
         self._link.stop(Reason.CANCELLED.value, now=True)
         while not self._complete:
-            await self._link.wait_readable()
+            await endure(self._link.wait_readable)
             self._take_messages()
 
     def _release_lock(self) -> None:
@@ -402,6 +440,7 @@ class TaskRun:
         if self._journal is not None:
             _close_quietly(self._journal)
         task.output.end()
+        self._services.retain(task)
         await self._await_receivers(deliveries)
         task._delivered.set()
 
@@ -412,6 +451,7 @@ class TaskRun:
             await self._services.plugins.run(
                 functools.partial(self._journal.finish, outcome),
                 deadline=self._services.settings.journal_deadline,
+                endures=True,
             )
         except Exception as error:
             self._failed_to_persist(f"journal: {type(error).__name__}: {error}")
@@ -420,9 +460,16 @@ class TaskRun:
     async def _await_receivers(self, deliveries: Sequence[Delivery]) -> None:
         waiting = [delivery for delivery in deliveries if not delivery.subscription.stuck]
         with anyio.move_on_after(self._services.settings.receiver_deadline) as scope:
-            while waiting:
-                await waiting[0].wait()
-                del waiting[0]
+            try:
+                while waiting:
+                    await waiting[0].wait()
+                    del waiting[0]
+            except anyio.get_cancelled_exc_class():
+                if scope.cancel_called:
+                    raise
+                # Native: the loop ends, and its async receivers have been cancelled as well.
+                absorb()
+                waiting.clear()
         if scope.cancelled_caught:
             for delivery in waiting:
                 # Until it moves again, nobody waits for this receiver any more.
@@ -443,8 +490,9 @@ class TaskRun:
         if self._journal is not None:
             try:
                 self._journal.append((stamped,))
-            except Exception as error:
+            except BaseException as error:
                 self._failed_to_persist(f"journal: {type(error).__name__}: {error}")
+                redeliver(error)
         return self._services.bus.emit(stamped, self.task)
 
     def emit_removed(self) -> None:
@@ -501,8 +549,9 @@ def _close_files(files: LogFiles) -> None:
 def _close_quietly(journal: Journal) -> None:
     try:
         journal.close()
-    except Exception:
+    except BaseException as error:
         logger.exception("a journal could not be closed")
+        redeliver(error)
 
 
 def _open_stdin(data: bytes | None) -> int:

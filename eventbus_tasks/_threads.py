@@ -14,7 +14,9 @@ from typing import Any, TypeVar
 
 import anyio
 
-__all__ = ["DaemonPool", "DeadlineExceededError", "call_with_deadline"]
+from eventbus_tasks._native import absorb
+
+__all__ = ["CallFailedError", "DaemonPool", "DeadlineExceededError", "call_with_deadline"]
 
 T = TypeVar("T")
 
@@ -28,6 +30,18 @@ class DeadlineExceededError(Exception):
 
     def __str__(self) -> str:
         return f"did not return within {self.seconds:g} s"
+
+
+class CallFailedError(Exception):
+    """A call raised something that is no `Exception`, such as `SystemExit`."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(kind, text)
+        self.kind = kind
+        self.text = text
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.text}"
 
 
 class _Job:
@@ -46,8 +60,12 @@ class _Job:
         """Make the call, in the thread."""
         try:
             self.value = self._function()
-        except BaseException as error:  # handed over to whoever waits
+        except Exception as error:  # handed over to whoever waits
             self.error = error
+        except BaseException as error:
+            # SystemExit and the like must end neither this thread nor, later, an event loop.
+            self.error = CallFailedError(type(error).__name__, str(error))
+            self.error.__cause__ = error
 
     def report(self) -> None:
         """Ring, or clean up when nobody waits any more."""
@@ -94,6 +112,7 @@ class DaemonPool:
         *,
         deadline: float,
         undo: Callable[[T], None] | None = None,
+        endures: bool = False,
     ) -> T:
         """Run a function in a thread and return what it returns.
 
@@ -102,10 +121,12 @@ class DaemonPool:
             deadline: Seconds to wait for it.
             undo: Called in the thread with the result when nobody waits for it any more, because
                 the deadline had passed or the caller was cancelled.
+            endures: Whether to wait on through native cancellation; only in a shielded scope.
 
         Raises:
             DeadlineExceededError: It did not return in time.
-            BaseException: Whatever the function raised.
+            CallFailedError: It raised something that is no `Exception`.
+            Exception: Whatever else it raised.
 
         Cancellation: takes effect at once; the thread goes on, and its result goes to `undo`.
         """
@@ -113,8 +134,15 @@ class DaemonPool:
         self._submit(job)
         released = False
         try:
-            with anyio.move_on_after(deadline):
-                await anyio.wait_readable(job.rung)
+            with anyio.move_on_after(deadline) as scope:
+                while True:
+                    try:
+                        await anyio.wait_readable(job.rung)
+                        break
+                    except anyio.get_cancelled_exc_class():
+                        if scope.cancel_called or not endures:
+                            raise
+                        absorb()
                 released = True
                 os.close(job.rung)
                 if job.error is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import logging
 import os
 import sys
 import uuid
@@ -16,6 +17,7 @@ import anyio
 import anyio.abc
 
 from eventbus_tasks._bus import Bus
+from eventbus_tasks._native import absorb, endure
 from eventbus_tasks._process.handle import WardenClient
 from eventbus_tasks._process.lock import Busy, ProjectLock
 from eventbus_tasks._runner import Services, TaskRun
@@ -38,6 +40,8 @@ from eventbus_tasks.signals import EventStream, TaskSignals
 from eventbus_tasks.task import Task
 
 __all__ = ["TaskEngine"]
+
+logger = logging.getLogger("eventbus_tasks")
 
 E = TypeVar("E", bound=TaskEvent)
 
@@ -163,7 +167,7 @@ class TaskEngine:
         with anyio.CancelScope(shield=True):
             while self._active:
                 self._idle = anyio.Event()
-                await self._idle.wait()
+                await endure(self._idle.wait)
             self.plugins.tell("ebt_engine_stopping", {"engine": self}, failed=self._hook_failed)
             self._bus.close()
             with anyio.move_on_after(self.settings.receiver_deadline):
@@ -178,9 +182,14 @@ class TaskEngine:
             if warden is not None:
                 warden.close()
                 # It lives on only for leftovers that a policy keeps, or that nothing can end.
-                await self.plugins.run(
-                    functools.partial(warden.reap, self._reap_wait()), deadline=2 * _WARDEN_EXIT
-                )
+                try:
+                    await self.plugins.run(
+                        functools.partial(warden.reap, self._reap_wait()),
+                        deadline=2 * _WARDEN_EXIT,
+                        endures=True,
+                    )
+                except Exception:
+                    logger.exception("the warden could not be reaped")
             self.plugins.close()
 
     def _reap_wait(self) -> float:
@@ -234,7 +243,7 @@ class TaskEngine:
 
     async def _serve_warden(self, warden: WardenClient) -> None:
         with anyio.CancelScope(shield=True):
-            await warden.serve()
+            await endure(warden.serve)
 
     def _start_worker(self, work: Callable[[], Awaitable[None]]) -> None:
         if self._group is not None:
@@ -344,6 +353,10 @@ class TaskEngine:
                     run = await self._try_admit(admission)
                 except Exception as error:
                     admission.error = error
+                    return
+                except anyio.get_cancelled_exc_class():
+                    absorb()
+                    admission.error = EngineClosedError("the event loop is ending")
                     return
                 finally:
                     admission.decided.set()

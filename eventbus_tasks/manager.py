@@ -197,6 +197,8 @@ class TaskManager:
         elif manager._engine is not None:
             for task in manager.get_running_tasks():
                 await task.task.cancel()
+        for task in manager._tasks.values():
+            task.task.output.shorten()
 
     def _new_engine(self) -> TaskEngine:
         engine = TaskEngine(Settings.load(), plugins={"task-manager-ids": self._ids})
@@ -219,6 +221,12 @@ class TaskManager:
         if self._host is None:
             self._host = _AsyncioHost(loop, self._new_engine())
         return await self._host.engine()
+
+    def _look_after_loop(self) -> None:
+        """End the tasks of a loop that has been closed under them."""
+        if self._host is not None and self._host.is_closed:
+            self._host.abandon()
+            self._host = None
 
     # -- tasks --------------------------------------------------------------------------------
 
@@ -247,6 +255,7 @@ class TaskManager:
 
     def get_task(self, task_id: int) -> ClaudeTask | None:
         """Return the task with this number, or ``None``."""
+        self._look_after_loop()
         return self._tasks.get(task_id)
 
     def find_task_by_name(self, name: str) -> ClaudeTask | None:
@@ -254,6 +263,7 @@ class TaskManager:
 
         Where several match, exact names come first, then running tasks, then later ones.
         """
+        self._look_after_loop()
         wanted = name.casefold()
         found = [task for task in self._tasks.values() if wanted in task.name.casefold()]
         return max(
@@ -268,10 +278,12 @@ class TaskManager:
 
     def get_all_tasks(self) -> list[ClaudeTask]:
         """Return every task, oldest first."""
+        self._look_after_loop()
         return list(self._tasks.values())
 
     def get_running_tasks(self) -> list[ClaudeTask]:
         """Return every task that has not ended, oldest first."""
+        self._look_after_loop()
         return [task for task in self._tasks.values() if not task.status.is_terminal]
 
     def get_task_output(self, task_id: int, last_n: int | None = None) -> list[str]:
@@ -281,7 +293,7 @@ class TaskManager:
             task_id: Number of the task.
             last_n: How many lines at most.
         """
-        task = self._tasks.get(task_id)
+        task = self.get_task(task_id)
         count = RING_LINES if last_n is None else min(last_n, RING_LINES)
         return [] if task is None else task.task.output.tail(count)
 
@@ -292,7 +304,7 @@ class TaskManager:
             Whether it ended because of this: ``False`` if there is no such task, or it had
             ended by itself.
         """
-        task = self._tasks.get(task_id)
+        task = self.get_task(task_id)
         if task is None or task.status.is_terminal:
             return False
         return await task.task.cancel()
@@ -303,7 +315,7 @@ class TaskManager:
         Returns:
             Whether it was forgotten: ``False`` if there is no such task, or it still runs.
         """
-        task = self._tasks.get(task_id)
+        task = self.get_task(task_id)
         if task is None or not task.status.is_terminal:
             return False
         del self._tasks[task_id]
@@ -397,6 +409,11 @@ class _AsyncioHost:
     def running(self) -> TaskEngine | None:
         """The engine, once it has started."""
         return self._engine
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the loop has been closed without ending the engine."""
+        return self._loop.is_closed() and not self._task.done()
 
     def serves(self, loop: asyncio.AbstractEventLoop) -> bool:
         """Whether the engine still runs in this loop."""

@@ -36,10 +36,16 @@ class _StreamLog:
         self._closing = weakref.finalize(self, os.close, descriptor)
         self.path = path
         self.memory: bytes | None = None
+        self.memory_start = 0
         self.size = 0
 
     def pread(self, count: int, offset: int) -> bytes:
         if self.memory is not None:
+            if offset < self.memory_start:
+                raise OutputUnavailableError(
+                    "only the end of the output of older tasks is kept without a plugin for it"
+                )
+            offset -= self.memory_start
             return self.memory[offset : offset + count]
         if self.descriptor is not None:
             return os.pread(self.descriptor, count, offset)
@@ -63,6 +69,13 @@ class _StreamLog:
                 return
             self.memory = os.pread(self.descriptor, self.size, 0) if self.size else b""
         self.close()
+
+    def shorten(self) -> None:
+        """Keep the end of an unnamed log only, and no descriptor."""
+        if self.descriptor is not None and self.path is None:
+            self.memory_start = max(0, self.size - _KEEP_IN_MEMORY)
+            self.memory = os.pread(self.descriptor, _KEEP_IN_MEMORY, self.memory_start)
+            self.close()
 
     def close(self) -> None:
         self.descriptor = None
@@ -131,7 +144,7 @@ class TaskOutput:
         if log is None or not log.size or count <= 0:
             return []
         end = log.size
-        floor = max(0, end - RING_BYTES)
+        floor = max(log.memory_start, end - RING_BYTES)
         start = end
         newlines = 0
         # One line ending more than lines are wanted, because the last line may have none.
@@ -159,6 +172,11 @@ class TaskOutput:
         """Hold no descriptor any more, where that loses nothing (for the engine)."""
         for log in self._streams.values():
             log.end()
+
+    def shorten(self) -> None:
+        """Keep only the end of an unnamed log, without a descriptor (for the engine)."""
+        for log in self._streams.values():
+            log.shorten()
 
     def close(self) -> None:
         """Give up the log (for the engine); a named file stays on disk."""

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pluggy
 
 from eventbus_tasks import hookspecs
+from eventbus_tasks._native import redeliver
 from eventbus_tasks._threads import DaemonPool, DeadlineExceededError, call_with_deadline
 from eventbus_tasks.errors import PluginError
 from eventbus_tasks.events import TaskEvent, register_event
@@ -200,7 +201,8 @@ class PluginHost:
             self._manager.register(plugin, name)
             self._manager.check_pending()
             self._collect(plugin, name)
-        except Exception as error:
+        except BaseException as error:
+            redeliver(error)
             if self._manager.is_registered(plugin):
                 self._manager.unregister(plugin)
             return self._broken(name, entry, _plain(error), builtin=builtin)
@@ -308,9 +310,6 @@ class PluginHost:
                 logger.warning("%s failed", where, exc_info=error)
                 failed(where, f"{type(error).__name__}: {error}", False)
                 continue
-            except SystemExit as error:
-                failed(where, f"SystemExit: {error}", False)
-                continue
             if answer is not None:
                 return answer
         return None
@@ -321,21 +320,29 @@ class PluginHost:
         *,
         deadline: float,
         undo: Callable[[Any], None] | None = None,
+        endures: bool = False,
     ) -> Any:
         """Run a function of a plugin's object in a worker thread, like a hook.
 
+        Args:
+            function: What to run.
+            deadline: Seconds to wait for it.
+            undo: Gets what it returns when nobody waits for that any more.
+            endures: Whether to wait on through native cancellation; only in a shielded scope.
+
         Raises:
             DeadlineExceededError: It did not return in time.
-            BaseException: Whatever it raised.
+            Exception: Whatever it raised.
         """
-        return await self._pool.run(function, deadline=deadline, undo=undo)
+        return await self._pool.run(function, deadline=deadline, undo=undo, endures=endures)
 
     def tell(self, hook: str, arguments: Mapping[str, Any], *, failed: Failure) -> None:
         """Call every implementation of a hook, here and now, each isolated."""
         for implementation in self._implementations(hook):
             try:
                 _call(implementation, arguments)
-            except Exception as error:
+            except BaseException as error:
+                redeliver(error)
                 where = f"hook {hook} of plugin {implementation.plugin_name}"
                 logger.warning("%s failed", where, exc_info=error)
                 failed(where, f"{type(error).__name__}: {error}", False)
@@ -345,7 +352,8 @@ class PluginHost:
         for implementation in self._implementations("ebt_describe"):
             try:
                 answer = _call(implementation, {"event": event})
-            except Exception as error:
+            except BaseException as error:
+                redeliver(error)
                 where = f"hook ebt_describe of plugin {implementation.plugin_name}"
                 logger.warning("%s failed", where, exc_info=error)
                 continue
@@ -380,7 +388,7 @@ def _misspelt(plugin: object) -> str:
     return ""
 
 
-def _plain(error: Exception) -> str:
+def _plain(error: BaseException) -> str:
     if isinstance(error, PluginError):
         return error.problem
     if isinstance(error, pluggy.PluginValidationError):

@@ -66,6 +66,7 @@ class Task:
         self._return_code: int | None = None
         self._settled = anyio.Event()  # the outcome is fixed
         self._delivered = anyio.Event()  # and every receiver has had it
+        self._abandoned = False  # its event loop has ended: nobody will set anything any more
 
     @property
     def id(self) -> int:
@@ -126,7 +127,8 @@ class Task:
 
         Cancellation: ends the waiting, not the task.
         """
-        await (self._settled if in_receiver.get() else self._delivered).wait()
+        if not self._abandoned:
+            await (self._settled if in_receiver.get() else self._delivered).wait()
         assert self._outcome is not None  # set before either event
         return self._outcome
 

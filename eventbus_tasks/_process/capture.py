@@ -34,7 +34,6 @@ POLL_FILE: Final = 0.02
 _BIGGER_PIPE: Final = 256 * 1024
 _FULL_READS: Final = 4
 _BLOCK: Final = 4096
-_REFUSED: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS))
 
 Gap = Callable[[str, int, int, str], None]
 """Told about each gap: stream, start, end, why."""
@@ -167,8 +166,7 @@ class PipeCapture:
         except BlockingIOError:
             return False
         except OSError as error:
-            if error.errno not in _REFUSED:
-                raise
+            # Full disk, quota, size limit, broken disk, whatever: the task must go on.
             self._open_gap(error.errno or errno.EIO, now)
             return self._discard()
         if not count:
@@ -195,8 +193,6 @@ class PipeCapture:
             while done < len(data):
                 done += os.pwrite(self._log, data[done:], self.size + done)
         except OSError as error:
-            if error.errno not in _REFUSED:
-                raise
             # These bytes have left the pipe: what was not written is lost here and now.
             if done:
                 self._close_gap()

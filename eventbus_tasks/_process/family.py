@@ -91,8 +91,8 @@ def children(pid: int) -> list[int]:
     found: list[int] = []
     for thread in threads:
         try:
-            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
-                found += map(int, file.read().split())
+            with open(f"/proc/{pid}/task/{thread}/children", "rb", buffering=0) as file:
+                found += map(int, file.readall().split())
         except FileNotFoundError:
             if not _lists_children():
                 return _children_by_scan(pid)

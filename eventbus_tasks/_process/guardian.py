@@ -35,12 +35,7 @@ from eventbus_tasks._process.family import (
 from eventbus_tasks._process.ladder import KILL, Ladder, Policy, Rung, rungs_of
 from eventbus_tasks._process.outbox import Outbox
 from eventbus_tasks._process.record import write_end_record
-from eventbus_tasks._process.spawn import (
-    LeaderPlan,
-    parse_failure,
-    reset_signals,
-    start_leader,
-)
+from eventbus_tasks._process.spawn import IGNORED, LeaderPlan, parse_failure, start_leader
 
 __all__ = ["Descriptors", "Guardian"]
 
@@ -49,6 +44,9 @@ _MAX_SURVIVORS: Final = 64
 
 _MAX_PIDS: Final = 1000
 """Processes that the message about one signal names."""
+
+_REQUEST: Final = 16 * 1024
+"""No request of a host is larger than this."""
 
 _ROUNDS: Final = 3
 """Walks per rung: who was forked during the first one is found by the next."""
@@ -133,8 +131,8 @@ class Guardian:
         self._leave()
 
     def _prepare_signals(self) -> None:
-        reset_signals()
-        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ):
+        # All others have been reset by the warden, from which we were forked.
+        for number in IGNORED:
             signal.signal(number, signal.SIG_IGN)
         self._wake, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
@@ -239,12 +237,9 @@ class Guardian:
         elif self._idle_limit is not None:
             due.append(self._last_output + self._idle_limit)
         times = [when for when in due if when is not None]
-        if times:
-            # Rounded up: a turn that comes too early would only spin.
-            ready = poll.poll(max(0, int((min(times) - now) * 1000) + 1))
-        else:
-            ready = poll.poll()
-        for descriptor, _ in ready:
+        # Rounded up: a turn that comes too early would only spin.
+        timeout = max(0, int((min(times) - now) * 1000) + 1) if times else None
+        for descriptor, _ in poll.poll(timeout):
             if descriptor == self._wake:
                 self._children_changed = True
                 with contextlib.suppress(BlockingIOError):
@@ -322,7 +317,7 @@ class Guardian:
         """Carry out what the host asks for."""
         while not self._host_lost:
             try:
-                data = self._control.recv(wire.PACKET)
+                data = self._control.recv(_REQUEST)
             except BlockingIOError:
                 break
             except OSError:

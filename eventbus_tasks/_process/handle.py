@@ -227,6 +227,7 @@ class WardenClient:
         self._next_task = 1
         self._closed = False
         self._lost = False
+        self._serving = False
         self._queued: anyio.Event | None = None
         _open.add(self)
 
@@ -359,26 +360,29 @@ class WardenClient:
                     raise
             else:
                 return
-        copies: list[int] = []
+        request = _Request(packet, [])
         try:
-            for descriptor in descriptors:
-                copies.append(os.dup(descriptor))
+            # One by one, so that the failing one leaves none of the others open.
+            request.descriptors.extend(os.dup(descriptor) for descriptor in descriptors)
         except OSError:
-            for copy in copies:
-                os.close(copy)
+            request.close()
             raise
-        self._queue.append(_Request(packet, copies))
+        self._queue.append(request)
         if self._queued is not None:
             self._queued.set()
 
     async def serve(self) -> None:
         """Route what the warden says, until it is gone or this side is closed."""
+        self._serving = True
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._flush_queue)
                 await self._receive_all()
                 group.cancel_scope.cancel()
         finally:
+            self._serving = False
+            if self._closed:
+                self._close_descriptors()
             if self._lost:
                 self._lose_all()
 
@@ -438,7 +442,12 @@ class WardenClient:
             return
         self._closed = True
         _notify_closing(self._socket.fileno())
-        self._close_descriptors()
+        if not self._serving:
+            # Else `serve` does it: a waiter forgets its descriptor one pass of the loop later, and
+            # until then the number must not pass to another one.
+            self._close_descriptors()
+        # Nobody hears the warden any more; the links must come to their end all the same.
+        self._lose_all()
 
     def _close_descriptors(self) -> None:
         _open.discard(self)
@@ -459,10 +468,11 @@ class WardenClient:
             try:
                 poll = select.poll()
                 poll.register(descriptor, select.POLLIN)
-                poll.poll(None if timeout is None else max(0, int(timeout * 1000)))
+                if not poll.poll(None if timeout is None else max(0, int(timeout * 1000))):
+                    return False
             finally:
                 os.close(descriptor)
-            timeout = 0.5 if self._process.poll() is None and timeout is None else 0
+            timeout = None  # it has ended, so this returns at once
         try:
             self._process.wait(timeout)
         except subprocess.TimeoutExpired:

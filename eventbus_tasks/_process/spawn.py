@@ -18,7 +18,21 @@ from typing import Any, Final, NoReturn
 
 from eventbus_tasks._process import linux
 
-__all__ = ["LeaderPlan", "find_programs", "parse_failure", "reset_signals", "start_leader"]
+__all__ = [
+    "HANDLED",
+    "IGNORED",
+    "LeaderPlan",
+    "find_programs",
+    "parse_failure",
+    "reset_signals",
+    "start_leader",
+]
+
+IGNORED: Final = (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ)
+"""What wardens and guardians ignore; the rest of the world sends it to others."""
+
+HANDLED: Final = (*IGNORED, signal.SIGCHLD, signal.SIGTERM)
+"""Every signal that is not at its default in a guardian."""
 
 _ERROR_FD: Final = 3
 
@@ -105,7 +119,7 @@ def _run_child(plan: LeaderPlan, error_fd: int, guardian: int) -> NoReturn:
         _execute(plan)
     except _Failure as failure:
         report = failure.report
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - nothing may return into the guardian's code
         number = getattr(error, "errno", None) or errno.EIO
         report = _Failure("setup", number, b"", f"{type(error).__name__}: {error}").report
     try:
@@ -135,7 +149,8 @@ def _settle(plan: LeaderPlan) -> None:
         number = error.errno or errno.EIO
         message = f"cannot work in {os.fsdecode(plan.cwd)!r}: {os.strerror(number)}"
         raise _Failure("cwd", number, plan.cwd, message) from None
-    reset_signals()
+    for number in HANDLED:
+        signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 

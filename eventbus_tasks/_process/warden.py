@@ -26,7 +26,7 @@ from eventbus_tasks._process import linux, wire
 from eventbus_tasks._process.family import descendants, signal_process
 from eventbus_tasks._process.guardian import Descriptors, Guardian
 from eventbus_tasks._process.outbox import Outbox
-from eventbus_tasks._process.spawn import reset_signals
+from eventbus_tasks._process.spawn import IGNORED, reset_signals
 
 __all__ = ["main"]
 
@@ -73,7 +73,7 @@ class Warden:
             # Many tasks, many locks; programs get the limit that their task asks for.
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         reset_signals()
-        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ):
+        for number in IGNORED:
             signal.signal(number, signal.SIG_IGN)
         self._wake, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
@@ -265,8 +265,9 @@ def _run_guardian(descriptors: Descriptors, nofile: int) -> NoReturn:
     try:
         signal.set_wakeup_fd(-1)
         linux.set_process_name(b"ebt-guardian")
+        top = max(map(int, os.listdir("/proc/self/fd"))) + 1
         keep = sorted({0, 1, 2, *descriptors.numbers()})
-        for low, high in zip(keep, [*keep[1:], 1 << 20], strict=True):
+        for low, high in zip(keep, [*keep[1:], top], strict=True):
             os.closerange(low + 1, high)
         Guardian(descriptors, nofile=nofile).run()
         code = 0
