@@ -22,7 +22,7 @@ import blinker
 
 from eventbus_tasks._delivery import Delivery, Mailbox, in_receiver
 from eventbus_tasks._derived import LineNumbers, output_lines
-from eventbus_tasks._native import redeliver
+from eventbus_tasks._native import absorb, redeliver
 from eventbus_tasks.events import HandlerFailed, OutputLine, OutputReceived, TaskEnded, TaskEvent
 from eventbus_tasks.request import TaskRef
 from eventbus_tasks.signals import EventSignal, EventStream, Subscription, describe_callable
@@ -243,6 +243,7 @@ class Bus:
         except anyio.get_cancelled_exc_class() as error:
             if await _is_cancelled():
                 raise
+            absorb()
             self._report(where, error, event)
         except BaseException as error:
             self._raised(where, error, event)
@@ -263,7 +264,16 @@ class Bus:
         wants_lines = issubclass(OutputLine, subscription.event_type) and not issubclass(
             OutputReceived, subscription.event_type
         )
-        while (entry := await mailbox.get()) is not None:
+        while True:
+            try:
+                entry = await mailbox.get()
+            except anyio.get_cancelled_exc_class():
+                if await _is_cancelled():
+                    raise
+                absorb()  # a receiver has cancelled the task that it runs in
+                continue
+            if entry is None:
+                return
             event, delivery = entry
             try:
                 if not isinstance(event, TaskEvent):

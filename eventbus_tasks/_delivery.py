@@ -32,6 +32,10 @@ class Delivery:
         self.subscription = subscription
         self._done = anyio.Event()
 
+    @property
+    def is_done(self) -> bool:
+        return self._done.is_set()
+
     def finish(self) -> None:
         self._done.set()
 

@@ -103,6 +103,7 @@ class TaskRun:
         self._link: GuardianLink | None = None
         self._argv: tuple[str, ...] = ()
         self._executed = False
+        self._followed = False  # all output was handed out
         self._complete = False  # the guardian is gone: the log has its final size
         self._facts = Facts()
         self._survivors: tuple[Survivor, ...] = ()
@@ -148,13 +149,12 @@ class TaskRun:
             await self._finish()
 
     async def _live_on(self) -> None:
-        """Go on after a native cancellation: the loop ends, and the task has to end before."""
+        """Go on after a native cancellation: whether the task has to end, its engine decides."""
         while True:
             try:
                 await self._live()
             except anyio.get_cancelled_exc_class():
                 absorb()
-                self.request_stop(Reason.ENGINE_CLOSED, now=False)
             else:
                 return
 
@@ -168,7 +168,7 @@ class TaskRun:
 
     async def _prepare(self) -> None:
         if not self._seq:
-            journal = await self._ask("ebt_open_journal", undo=_close_quietly)
+            journal = await self._ask("ebt_open_journal", check=_check_journal, undo=_close_quietly)
             self._journal = cast("Journal | None", journal)
             self._emit(events.TaskAccepted(request=self.task.request))
         if self._stopped():
@@ -226,6 +226,7 @@ class TaskRun:
                     deadline=self._services.settings.hook_deadline,
                     undo=_close_files,
                 )
+                _check_files(files)
             except Exception as error:
                 self._failed_to_persist(f"output log: {type(error).__name__}: {error}")
                 continue
@@ -271,9 +272,11 @@ class TaskRun:
     # -- while it runs ------------------------------------------------------------------------
 
     async def _follow_through(self) -> None:
-        async with anyio.create_task_group() as group:
-            group.start_soon(self._follow_output)
-            await self._follow_messages()
+        # Native cancellation of one of the two ends both; then they begin again.
+        while not self._followed:
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._follow_output)
+                await self._follow_messages()
 
     async def _follow_messages(self) -> None:
         link = self._link
@@ -390,6 +393,7 @@ class TaskRun:
             except BlockingIOError:  # already taken: somebody else woke up for it
                 continue
         self._output.end()
+        self._followed = True
 
     # -- the end ------------------------------------------------------------------------------
 
@@ -472,6 +476,8 @@ class TaskRun:
                 waiting.clear()
         if scope.cancelled_caught:
             for delivery in waiting:
+                if delivery.is_done:
+                    continue
                 # Until it moves again, nobody waits for this receiver any more.
                 delivery.subscription.stuck = True
                 self._hook_failed(
@@ -540,7 +546,24 @@ def _check_store(answer: Any) -> None:
         raise TypeError(f"ebt_output_log must return an object with open(), not {answer!r}")
 
 
+def _check_journal(answer: Any) -> None:
+    if not isinstance(answer, Journal):
+        raise TypeError(
+            f"ebt_open_journal must return an object with append(), finish() and close(), "
+            f"not {answer!r}"
+        )
+
+
+def _check_files(files: Any) -> None:
+    if not isinstance(files, LogFiles):
+        raise TypeError(f"open() must return LogFiles, not {files!r}")
+    for descriptor in (files.stdout, files.stderr, files.end_record):
+        if descriptor is not None:
+            os.fstat(descriptor)
+
+
 def _close_files(files: LogFiles) -> None:
+    _check_files(files)
     for descriptor in (files.stdout, files.stderr, files.end_record):
         if descriptor is not None:
             os.close(descriptor)

@@ -6,6 +6,7 @@ never returns would keep the program from ending. These threads are abandoned in
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable
@@ -17,6 +18,8 @@ import anyio
 from eventbus_tasks._native import absorb
 
 __all__ = ["CallFailedError", "DaemonPool", "DeadlineExceededError", "call_with_deadline"]
+
+logger = logging.getLogger("eventbus_tasks")
 
 T = TypeVar("T")
 
@@ -74,9 +77,7 @@ class _Job:
             if not abandoned:
                 os.eventfd_write(self.rung, 1)
         if abandoned:
-            os.close(self.rung)
-            if self._undo is not None and self.error is None:
-                self._undo(self.value)
+            self._clean_up(self._undo)
 
     def release(self, undo: Callable[[Any], None] | None) -> None:
         """Close the descriptor now, or let the thread do it when nobody waits any more."""
@@ -86,7 +87,15 @@ class _Job:
                 self._abandoned = True
                 self._undo = undo
         if finished:
-            os.close(self.rung)
+            self._clean_up(undo)
+
+    def _clean_up(self, undo: Callable[[Any], None] | None) -> None:
+        os.close(self.rung)
+        if undo is not None and self.error is None:
+            try:
+                undo(self.value)
+            except Exception:
+                logger.exception("the late result %r could not be undone", self.value)
 
 
 def _is_rung(descriptor: int) -> bool:
@@ -119,7 +128,7 @@ class DaemonPool:
         Args:
             function: What to run.
             deadline: Seconds to wait for it.
-            undo: Called in the thread with the result when nobody waits for it any more, because
+            undo: Called, in any thread, with the result when nobody waits for it any more, because
                 the deadline had passed or the caller was cancelled.
             endures: Whether to wait on through native cancellation; only in a shielded scope.
 

@@ -9,6 +9,7 @@ import os
 import sys
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -115,7 +116,12 @@ class TaskEngine:
             raise EngineClosedError("an engine can be entered only once; make a new one")
         _check_platform()
         self._entered = True
-        await self.plugins.run(self._load_plugins, deadline=float(3600))
+        try:
+            # Each import has a deadline of its own.
+            await self.plugins.run(self._load_plugins, deadline=float(3600))
+        except BaseException:
+            self.plugins.close()
+            raise
         self._warden_lock = anyio.Lock()
         self._services = Services(
             bus=self._bus,
@@ -207,7 +213,7 @@ class TaskEngine:
             run.abandon()
         warden, self._warden = self._warden, None
         if warden is not None:
-            warden.close()
+            warden.abandon()
             warden.reap(_WARDEN_EXIT)
         self.plugins.close()
 
@@ -313,7 +319,7 @@ class TaskEngine:
         request = TaskRequest(
             name=name,
             project_dir=Path(project_dir),
-            agent=agent or ("command" if argv else self.settings.agent),
+            agent=agent or ("command" if argv else ""),
             prompt=prompt,
             argv=argv,
             env=dict(env or {}),
@@ -413,11 +419,11 @@ class TaskEngine:
 
     def _examine(self, request: TaskRequest) -> tuple[TaskRequest, Settings]:
         """Check a request and read its project's settings (in a worker thread: disk)."""
-        request = request.validate()
-        tables = self.plugins.tables
-        project = Settings.load(request.project_dir, tables=tables)
+        project = Settings.load(request.project_dir, tables=self.plugins.tables)
+        if not request.agent:
+            request = replace(request, agent=project.agent)
         # What the program decided for the engine stays decided.
-        return request, project.pinned(self.settings)
+        return request.validate(), project.pinned(self.settings)
 
     def request_stop(self, task: Task, reason: Reason, *, now: bool) -> bool:
         """Begin to end a task (what `Task.cancel_nowait` calls)."""

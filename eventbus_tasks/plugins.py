@@ -101,6 +101,7 @@ class PluginHost:
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
         self._reports: dict[str, PluginReport] = {}
+        self._builtins: set[str] = set()
         self._pool = DaemonPool("eventbus-tasks hook")
         self.agents: dict[str, str] = {}
         self.tables: dict[str, type] = {}
@@ -129,16 +130,29 @@ class PluginHost:
         from eventbus_tasks import builtin
 
         for name, plugin in builtin.plugins():
+            self._builtins.add(name)
             self.register(plugin, name, builtin=True)
 
     def load_installed(self) -> None:
         """Add every installed plugin that is wanted. Never raises for a broken one."""
-        found = {entry.name: entry for entry in metadata.entry_points(group=hookspecs.PROJECT)}
+        found: dict[str, metadata.EntryPoint] = {}
+        doubles: list[tuple[metadata.EntryPoint, str]] = []
+        for entry in sorted(
+            metadata.entry_points(group=hookspecs.PROJECT),
+            key=lambda entry: (entry.name, _distribution(entry)),
+        ):
+            if entry.name in self._reports or entry.name in found:
+                other = found.get(entry.name)
+                doubles.append((entry, "the core" if other is None else _distribution(other)[0]))
+            else:
+                found[entry.name] = entry
         first = [name for name in self._settings.plugin_order if name in found]
-        rest = sorted(name for name in found if name not in first)
+        rest = [name for name in found if name not in first]
         # What is registered last is asked first.
         for name in reversed([*first, *rest]):
             self._load(found[name])
+        for entry, owner in doubles:
+            self._broken(entry.name, entry, f"the name is taken already, by {owner}")
 
     def _load(self, entry: metadata.EntryPoint) -> None:
         reason = self._unwanted(entry.name)
@@ -173,7 +187,8 @@ class PluginHost:
     ) -> PluginReport:
         distribution, version = _distribution(entry)
         logger.warning("plugin %r of %s is broken: %s", name, distribution or "the program", reason)
-        report = self._reports[name] = PluginReport(
+        key = name if name not in self._reports else f"{name} of {distribution}"
+        report = self._reports[key] = PluginReport(
             name=name,
             distribution=distribution,
             version=version,
@@ -266,8 +281,10 @@ class PluginHost:
         return None
 
     def _implementations(self, hook: str) -> list[pluggy.HookImpl]:
-        # pluggy keeps the one to be asked first at the end.
-        return list(reversed(getattr(self._manager.hook, hook).get_hookimpls()))
+        # pluggy keeps the one to be asked first at the end. What the core answers comes last,
+        # behind plugins that want to be asked late, too.
+        found = list(reversed(getattr(self._manager.hook, hook).get_hookimpls()))
+        return sorted(found, key=lambda one: one.plugin_name in self._builtins)
 
     async def ask(
         self,

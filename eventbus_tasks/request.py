@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -94,8 +95,12 @@ class TaskRequest:
             raise InvalidRequestError("argv", "a command needs at least the program to run")
         if "\0" in self.prompt:
             raise InvalidRequestError("prompt", "must not contain a NUL character")
-        if self.timeout is not None and not self.timeout >= 0:
-            raise InvalidRequestError("timeout", "must be a number of seconds >= 0")
+        if self.timeout is not None and not _is_duration(self.timeout):
+            raise InvalidRequestError("timeout", "must be a finite number of seconds >= 0")
+        if self.stdin is not None and not isinstance(self.stdin, bytes):
+            raise InvalidRequestError("stdin", f"must be bytes, not {type(self.stdin).__name__}")
+        if self.policy is not None and not isinstance(self.policy, TerminationPolicy):
+            raise InvalidRequestError("policy", f"must be a TerminationPolicy, not {self.policy!r}")
         check_argv(self.argv)
         check_env(self.env)
         directory = Path(os.path.abspath(self.project_dir))
@@ -177,6 +182,15 @@ class Command:
             )
         if self.stdin is not None and not isinstance(self.stdin, bytes):
             raise InvalidRequestError("stdin", f"must be bytes, not {type(self.stdin).__name__}")
+        if self.cwd is not None and not isinstance(self.cwd, Path):
+            raise InvalidRequestError("cwd", f"must be a Path, not {self.cwd!r}")
+        if self.interpreter is not None and not isinstance(self.interpreter, OutputInterpreter):
+            problem = f"must have interpret() and verdict(), not be {self.interpreter!r}"
+            raise InvalidRequestError("interpreter", problem)
+
+
+def _is_duration(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value) and value >= 0
 
 
 def check_argv(argv: tuple[str, ...]) -> None:

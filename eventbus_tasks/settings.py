@@ -81,6 +81,7 @@ class Settings:
     plugins: tuple[str, ...] | None = field(default=None, metadata=_USER_ONLY)
     plugin_order: tuple[str, ...] = field(default=(), metadata=_USER_ONLY)
     _tables: Mapping[type, Any] = field(default_factory=dict, repr=False, hash=False)
+    _given: Mapping[type, Any] = field(default_factory=dict, repr=False, hash=False)
 
     def table(self, declared: type[T]) -> T:
         """Return a plugin's table; its defaults where nobody set anything.
@@ -88,8 +89,16 @@ class Settings:
         Args:
             declared: The dataclass that was given to ``ebt_register_settings``.
         """
-        known = self._tables.get(declared)
+        known = self._given.get(declared, self._tables.get(declared))
         return cast("T", declared() if known is None else known)
+
+    def with_tables(self, *tables: object) -> Settings:
+        """Return a copy in which a program decides whole tables of plugins, for every project.
+
+        Args:
+            tables: Objects of the dataclasses that plugins have declared.
+        """
+        return dataclasses.replace(self, _given={**self._given, **{type(t): t for t in tables}})
 
     def pinned(self, engine: Settings) -> Settings:
         """Return these settings with everything that a project cannot decide from `engine`'s."""
@@ -98,7 +107,7 @@ class Settings:
             for name, item in _fields(Settings).items()
             if item.metadata.get("user_only")
         }
-        return dataclasses.replace(self, **kept)
+        return dataclasses.replace(self, _given=engine._given, **kept)
 
     @classmethod
     def load(

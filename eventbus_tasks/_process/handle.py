@@ -449,6 +449,11 @@ class WardenClient:
         # Nobody hears the warden any more; the links must come to their end all the same.
         self._lose_all()
 
+    def abandon(self) -> None:
+        """Close the connection of an event loop that is gone, and will not run `serve` any more."""
+        self._serving = False
+        self._close_descriptors()
+
     def _close_descriptors(self) -> None:
         _open.discard(self)
         self._closed = True

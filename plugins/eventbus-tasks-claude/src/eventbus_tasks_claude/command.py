@@ -34,7 +34,7 @@ def build_command(task: Task) -> Command:
     request = task.request
     settings = task.settings.table(ClaudeSettings)
     options = ClaudeOptions.of(request.options, settings)
-    if not options.chooses_session:
+    if not (options.resumes or options.names_session):
         # Known to everybody from the beginning, so the session of a task that was killed before
         # its first line can be resumed.
         options = replace(options, session_id=task.uid)
@@ -47,7 +47,7 @@ def build_command(task: Task) -> Command:
         # Claude before 2.1.214 loses the end of its output on a pipe that is read slowly.
         capture="file",
         stderr="separate",
-        interpreter=ClaudeInterpreter(),
+        interpreter=ClaudeInterpreter(resumed=options.resumes),
     )
 
 

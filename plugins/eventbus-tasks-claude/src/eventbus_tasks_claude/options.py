@@ -100,14 +100,16 @@ class ClaudeOptions:
         return "--fork-session" in self.args
 
     @property
-    def chooses_session(self) -> bool:
-        """Whether the session is named or resumed already, so that none may be chosen."""
-        if self.session_id is not None or self.resume is not None:
-            return True
-        return any(
-            _flag(argument) in ("--session-id", "--resume", "-r", "--continue", "-c")
-            for argument in self.args
-        )
+    def resumes(self) -> bool:
+        """Whether it goes on with an earlier session."""
+        flags = ("--resume", "-r", "--continue", "-c")
+        return self.resume is not None or any(_flag(word) in flags for word in self.args)
+
+    @property
+    def names_session(self) -> bool:
+        """Whether a new session is named already."""
+        named = any(_flag(word) == "--session-id" for word in self.args)
+        return self.session_id is not None or named
 
     def arguments(self) -> tuple[str, ...]:
         """Return the options as arguments for Claude.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -60,7 +59,8 @@ def price_in(data: Mapping[str, Any], key: str) -> float | None:
     value = data.get(key)
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return None
-    return float(value) if math.isfinite(value) and 0 <= value < _LARGEST else None
+    # NaN compares as false, and infinity is too large.
+    return float(value) if 0 <= value < _LARGEST else None
 
 
 def one_line(text: str, limit: int) -> str:

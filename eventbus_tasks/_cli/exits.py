@@ -1,0 +1,109 @@
+"""Exit codes of ``ebt``: what each end of a task, and each refusal, becomes for a shell."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from eventbus_tasks import EventbusTasksError, ProjectBusyError, Reason
+
+if TYPE_CHECKING:
+    from eventbus_tasks import Outcome, Task
+
+__all__ = [
+    "BUSY",
+    "FAILED",
+    "INTERNAL",
+    "OUTPUT_CLOSED",
+    "OUTPUT_ERROR",
+    "TABLE",
+    "USAGE",
+    "code_of_error",
+    "code_of_outcome",
+]
+
+FAILED: Final = 1
+USAGE: Final = 2
+INTERNAL: Final = 70  # EX_SOFTWARE
+OUTPUT_ERROR: Final = 74  # EX_IOERR
+BUSY: Final = 75  # EX_TEMPFAIL
+TIMED_OUT: Final = 124  # as timeout(1) has it
+NOT_CARRIED_OUT: Final = 125  # as env(1) and timeout(1) say that they themselves have failed
+NOT_EXECUTABLE: Final = 126  # as shells have it
+NOT_FOUND: Final = 127
+OUTPUT_CLOSED: Final = 128 + signal.SIGPIPE
+
+TABLE: Final = """\
+exit status:
+  N    what the command exited with; 128+N if signal N ended it
+  1    the agent failed
+  2    refused: wrong usage, request or settings; nothing was started
+  74   its output could not be written (disk full)
+  75   another task works in the directory; try again later
+  124  timeout, or idle for too long
+  125  stopped by a limit, or by a failure of eventbus-tasks or a plugin
+  126  the program cannot be executed, or the directory not entered
+  127  the program was not found
+  130  stopped by Ctrl-C (143: SIGTERM, 129: SIGHUP)
+  141  whoever read the output has gone away (as in: ebt run -- yes | head)
+"""
+
+_BY_REASON: Final[Mapping[Reason, int]] = MappingProxyType(
+    {
+        Reason.EXITED: 0,
+        Reason.TIMED_OUT: TIMED_OUT,
+        Reason.IDLE: TIMED_OUT,
+        Reason.AGENT_ERROR: FAILED,
+        Reason.NO_RESULT: FAILED,
+        Reason.OUTPUT_LIMIT: NOT_CARRIED_OUT,
+        Reason.PLUGIN_ERROR: NOT_CARRIED_OUT,
+        Reason.UNKILLABLE: NOT_CARRIED_OUT,
+        Reason.GUARDIAN_LOST: NOT_CARRIED_OUT,
+        Reason.HOST_LOST: NOT_CARRIED_OUT,
+    }
+)
+
+
+def code_of_outcome(task: Task, outcome: Outcome, *, stopped_by: int | None) -> int:
+    """Return the exit code for the end of a task.
+
+    Exit codes of agents say little (one of them exits with the HTTP status, modulo 256), so
+    only those of plain commands are passed on.
+
+    Args:
+        task: What has ended.
+        outcome: How it ended.
+        stopped_by: The signal on which the task was stopped, if so.
+    """
+    match outcome.reason:
+        case Reason.CANCELLED | Reason.ENGINE_CLOSED:
+            return 128 + (stopped_by or signal.SIGTERM)
+        case Reason.EXIT_CODE:
+            code = outcome.return_code
+            return code if task.agent == "command" and code else FAILED
+        case Reason.SIGNALLED:
+            return 128 + abs(outcome.return_code or 0)
+        case Reason.SPAWN_FAILED:
+            return NOT_FOUND if _is_missing(task) else NOT_EXECUTABLE
+    return _BY_REASON[outcome.reason]
+
+
+def _is_missing(task: Task) -> bool:
+    """Whether the program of a task that could not be started is not there at all.
+
+    The outcome says it in words for people only, so this looks again. What an agent's plugin
+    wanted to execute is not known here: that it is missing is by far the likeliest.
+    """
+    argv, directory = task.request.argv, task.project_dir
+    if not argv or not directory.is_dir():
+        return not argv
+    path = [""] if "/" in argv[0] else os.get_exec_path()
+    return not any(os.path.lexists(directory / entry / argv[0]) for entry in path)
+
+
+def code_of_error(error: EventbusTasksError) -> int:
+    """Return the exit code for a refusal."""
+    return BUSY if isinstance(error, ProjectBusyError) else USAGE

@@ -1,0 +1,31 @@
+"""The plugins, for commands that need them."""
+
+from __future__ import annotations
+
+from eventbus_tasks import PluginError, PluginHost, PluginReport, Settings
+from eventbus_tasks._cli.messages import say
+
+__all__ = ["find_report", "load_host"]
+
+
+def load_host() -> PluginHost:
+    """Return the loaded plugins. One that is broken is in the reports, and keeps nobody away.
+
+    Raises:
+        SettingsError: The user's settings are wrong.
+    """
+    host = PluginHost(Settings.load())
+    host.load_builtins()
+    try:
+        host.load_installed()
+    except PluginError as error:
+        say(str(error))
+    return host
+
+
+def find_report(host: PluginHost, distribution: str) -> PluginReport | None:
+    """Return what is known about the plugin of a distribution, if it is installed."""
+    for report in host.reports:
+        if report.distribution.replace("_", "-").lower() == distribution:
+            return report
+    return None

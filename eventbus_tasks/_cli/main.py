@@ -1,0 +1,207 @@
+"""The entry point: finds the command, runs it, and turns whatever happens into an exit code.
+
+Start-up time is felt at every call, so commands import what they need when they run, and
+plugins are loaded only for their own commands and for the list of all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from eventbus_tasks import EventbusTasksError, __version__
+from eventbus_tasks._cli import plugins, run
+from eventbus_tasks._cli.exits import INTERNAL, OUTPUT_CLOSED, USAGE, code_of_error
+from eventbus_tasks._cli.messages import configure_logging, is_debugging, say
+
+if TYPE_CHECKING:
+    from eventbus_tasks import CommandContribution, PluginHost
+
+__all__ = ["main"]
+
+_BUILT_IN: Final[dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]]] = {
+    "run": (run.HELP, run.configure),
+    "plugins": (plugins.HELP, plugins.configure),
+}
+
+# Commands that people expect, and the distribution whose plugin has them.
+_ELSEWHERE: Final = {
+    "ls": "eventbus-tasks-disk",
+    "show": "eventbus-tasks-disk",
+    "logs": "eventbus-tasks-disk",
+}
+
+_EPILOG: Final = """\
+examples:
+  ebt run "fix the failing test"      an agent works in this directory
+  ebt run -- make -j4 test            any command, in the background's care
+  ebt run --json -- make | jq .event  what happens, as JSON lines
+  ebt plugins                         what is installed, and what is wrong with it
+
+"ebt COMMAND --help" says more about each command.
+"""
+
+
+# Abbreviated options would change their meaning with every new option.
+_PARSING: Final[dict[str, Any]] = {
+    "formatter_class": argparse.RawDescriptionHelpFormatter,
+    "allow_abbrev": False,
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line and say where help is."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with the arguments, and exit with 2."""
+        say(f"{message} (see: {self.prog} --help)")
+        raise SystemExit(USAGE)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    Args:
+        argv: The arguments; those of the process when left out.
+    """
+    _ensure_standard_streams()
+    configure_logging()
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _dispatch(arguments)
+        sys.stdout.flush()
+    except SystemExit as error:
+        code = _code_of_exit(error)
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:
+        # What is still buffered cannot be written either, and would fail again at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = OUTPUT_CLOSED
+    except EventbusTasksError as error:
+        say(str(error))
+        code = code_of_error(error)
+    except Exception as error:
+        if is_debugging():
+            raise
+        say(f"internal error: {type(error).__name__}: {error} (EBT_DEBUG=1 shows where)")
+        code = INTERNAL
+    return code
+
+
+def _dispatch(arguments: list[str]) -> int:
+    command = arguments[0] if arguments else "--help"
+    if command in _BUILT_IN:
+        words, tail = run.split_command(arguments) if command == "run" else (arguments, None)
+        # Not the parser of everything: what is wrong here is said by this command.
+        parser = Parser(prog=f"ebt {command}", **_PARSING)
+        _BUILT_IN[command][1](parser)
+        parsed = parser.parse_args(words[1:])
+        parsed.command_words = tail
+        return int(parsed.run(parsed))
+    if command.startswith("-") and command not in ("-h", "--help"):
+        build_parser().parse_args(arguments)  # --version, or an error; neither comes back
+    from eventbus_tasks._cli.host import load_host
+
+    host = load_host()
+    contributions = [item for name, item in host.commands.items() if name not in _BUILT_IN]
+    if command.startswith("-"):
+        build_parser(contributions).print_help()
+        return 0
+    for contribution in contributions:
+        if contribution.name == command:
+            return _run_contribution(contribution, arguments)
+    say(_why_missing(command, host, [item.name for item in contributions]))
+    return USAGE
+
+
+def build_parser(contributions: Sequence[CommandContribution] = ()) -> argparse.ArgumentParser:
+    """Return the parser of everything.
+
+    Args:
+        contributions: Commands of plugins; they are listed, not configured.
+    """
+    parser = Parser(
+        prog="ebt",
+        description="Run agents and other long commands, watch them, and stop all of them.",
+        epilog=_EPILOG,
+        **_PARSING,
+    )
+    parser.add_argument("--version", action="version", version=f"ebt {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, (text, configure) in _BUILT_IN.items():
+        configure(commands.add_parser(name, help=text, **_PARSING))
+    for item in sorted(contributions, key=lambda item: item.name):
+        commands.add_parser(item.name, help=item.help, **_PARSING)
+    return parser
+
+
+def _run_contribution(contribution: CommandContribution, arguments: list[str]) -> int:
+    """Run a command of a plugin; what goes wrong in it is said in one line, with its name."""
+    parser = Parser(
+        prog=f"ebt {contribution.name}",
+        description=contribution.help,
+        **_PARSING,
+    )
+    try:
+        contribution.configure(parser)
+        parsed = parser.parse_args(arguments[1:])
+        function = getattr(parsed, "run", None)
+        if not callable(function):
+            raise TypeError("its configure() did not set the default 'run'")
+        return int(function(parsed) or 0)
+    except (BrokenPipeError, EventbusTasksError):
+        raise
+    except Exception as error:
+        if is_debugging():
+            raise
+        problem = f"{type(error).__name__}: {error}"
+        say(f"{contribution.name}: the plugin {contribution.plugin!r} failed: {problem}")
+        return INTERNAL
+
+
+def _why_missing(command: str, host: PluginHost, known: Sequence[str]) -> str:
+    from eventbus_tasks._cli.host import find_report
+
+    distribution = _ELSEWHERE.get(command)
+    if distribution is None:
+        close = difflib.get_close_matches(command, [*_BUILT_IN, *_ELSEWHERE, *known], n=1)
+        hint = f"did you mean {close[0]!r}?" if close else "ebt --help lists them"
+        return f"there is no command {command!r}; {hint}"
+    report = find_report(host, distribution)
+    if report is None:
+        return f"{command} needs the plugin {distribution}: pip install {distribution}"
+    if report.state == "active":
+        return f"{command}: {distribution} {report.version} does not have this command; update it"
+    return f"{command} needs the plugin {distribution}, which is {report.state}: {report.reason}"
+
+
+def _code_of_exit(error: SystemExit) -> int:
+    if error.code is None:
+        return 0
+    if isinstance(error.code, int):
+        return error.code
+    say(str(error.code))
+    return 1
+
+
+def _ensure_standard_streams() -> None:
+    """Put /dev/null where a standard stream is closed.
+
+    Otherwise the next file or socket that is opened gets its number, and what is meant for a
+    terminal would be written there.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))

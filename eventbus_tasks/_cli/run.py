@@ -1,0 +1,209 @@
+"""``ebt run``: its arguments, and what they ask for."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn
+
+from eventbus_tasks._cli.exits import TABLE
+
+__all__ = ["HELP", "RunOptions", "configure", "split_command"]
+
+HELP: Final = "run an agent or a command, and show what it does"
+
+_DESCRIPTION: Final = """\
+Run an agent in a project directory, or any command, until nothing of it is left.
+
+One task at a time works in a directory. Ctrl-C stops the task and everything it has
+started, politely; a second Ctrl-C kills it.
+"""
+
+_EPILOG: Final = (
+    """\
+output:
+  On a terminal you see what is going on, without control sequences. Otherwise a command's
+  output is passed on byte for byte, as it comes, and of an agent you get what it says.
+  Standard error of a command is part of its output. Its standard input is empty.
+
+examples:
+  ebt run "add a test for the parser"
+  ebt run --agent claude --option model=opus -C ../api "find out why the login is slow"
+  git diff | ebt run -
+  ebt run -- make -j4 test
+  ebt run --timeout 600 --name train -- python train.py --epochs 5
+  ebt run --json -- make | jq -r 'select(.event == "output.line") | .text'
+
+"""
+    + TABLE
+)
+
+_NAME_LENGTH: Final = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """One call of ``ebt run``, checked.
+
+    Attributes:
+        name: The name of the task.
+        directory: The project directory.
+        agent: The agent that was asked for, or ``None``.
+        prompt: What the agent is told.
+        argv: The command, or nothing.
+        timeout: Seconds it may run.
+        options: For the agent's plugin.
+        json: Write events.
+        backend: The event loop: ``"asyncio"`` or ``"trio"``.
+    """
+
+    name: str
+    directory: str
+    agent: str | None
+    prompt: str
+    argv: tuple[str, ...]
+    timeout: float | None
+    options: Mapping[str, Any]
+    json: bool
+    backend: str
+
+
+def split_command(arguments: list[str]) -> tuple[list[str], list[str] | None]:
+    """Return the arguments before the first ``--``, and those behind it, if there is one.
+
+    argparse has changed its mind about ``--`` from version to version; a command must get its
+    own arguments exactly as they are.
+    """
+    if "--" not in arguments:
+        return arguments, None
+    position = arguments.index("--")
+    return arguments[:position], arguments[position + 1 :]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.usage = 'ebt run [options] "prompt"\n       ebt run [options] -- COMMAND [ARGUMENT ...]'
+    parser.description = _DESCRIPTION
+    parser.epilog = _EPILOG
+    parser.add_argument(
+        "prompt", nargs="*", help="what the agent is to do; - or nothing: read standard input"
+    )
+    parser.add_argument(
+        "-a", "--agent", help="which agent (default: the setting 'agent', which is claude)"
+    )
+    parser.add_argument("-n", "--name", help="name of the task (default: made from what it does)")
+    parser.add_argument(
+        "-C", "--directory", default=".", metavar="DIR", help="work in DIR instead of here"
+    )
+    parser.add_argument(
+        "-t", "--timeout", type=_seconds, metavar="S", help="stop it after S seconds"
+    )
+    parser.add_argument(
+        "-o",
+        "--option",
+        action="append",
+        default=[],
+        type=_option,
+        metavar="KEY=VALUE",
+        help="an option for the agent's plugin (repeatable); VALUE may be JSON",
+    )
+    parser.add_argument("--json", action="store_true", help="write each event as a line of JSON")
+    parser.add_argument(
+        "--backend", choices=("asyncio", "trio"), default="asyncio", help="the event loop to use"
+    )
+    parser.set_defaults(run=run, parser=parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the task and return the exit code."""
+    options = _read_options(arguments)
+    from eventbus_tasks._cli.running import run_task
+
+    return run_task(options)
+
+
+def _read_options(arguments: argparse.Namespace) -> RunOptions:
+    """Check what belongs together; ends the program with a message when it does not fit."""
+    error: Callable[[str], NoReturn] = arguments.parser.error
+    words, argv = arguments.prompt, tuple(arguments.command_words or ())
+    if arguments.command_words is not None:
+        if not argv:
+            error("behind -- there must be a command")
+        if words:
+            error(f"either a prompt or a command, not both: {words[0]!r} stands before the --")
+        if arguments.agent not in (None, "command"):
+            error(f"the agent {arguments.agent!r} takes a prompt, not a command")
+        prompt = ""
+    else:
+        if len(words) > 1:
+            error("put the prompt in quotes; for a command put -- before it: ebt run -- COMMAND …")
+        prompt = _read_prompt(words[0] if words else None, error)
+    if arguments.backend == "trio":
+        from importlib.util import find_spec
+
+        if find_spec("trio") is None:
+            error("--backend trio needs trio: pip install trio")
+    return RunOptions(
+        name=arguments.name or _make_name(prompt, argv),
+        directory=arguments.directory,
+        agent=arguments.agent,
+        prompt=prompt,
+        argv=argv,
+        timeout=arguments.timeout,
+        options=dict(arguments.option),
+        json=arguments.json,
+        backend=arguments.backend,
+    )
+
+
+def _read_prompt(word: str | None, error: Callable[[str], NoReturn]) -> str:
+    if word not in (None, "-"):
+        prompt = str(word)
+    elif word is None and os.isatty(0):
+        error('what is to be done? ebt run "prompt", or ebt run -- COMMAND …')
+    else:
+        try:
+            prompt = sys.stdin.buffer.read().decode("utf-8")
+        except UnicodeDecodeError:
+            error("standard input is not UTF-8")
+        except OSError as problem:
+            error(f"standard input cannot be read: {problem.strerror}")
+    if not prompt.strip():
+        error("the prompt is empty")
+    try:
+        prompt.encode("utf-8")
+    except UnicodeEncodeError:
+        error("the prompt is not valid text")
+    return prompt
+
+
+def _make_name(prompt: str, argv: tuple[str, ...]) -> str:
+    text = " ".join([os.path.basename(argv[0]) or argv[0], *argv[1:]]) if argv else prompt
+    line = " ".join(text.replace("\0", " ").split())
+    return line if len(line) <= _NAME_LENGTH else line[: _NAME_LENGTH - 1] + "…"
+
+
+def _seconds(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number >= 0):
+        raise argparse.ArgumentTypeError(f"must be a number of seconds >= 0, not {text!r}")
+    return number
+
+
+def _option(text: str) -> tuple[str, Any]:
+    import json
+
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f"must be KEY=VALUE, not {text!r}")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value

@@ -1,0 +1,208 @@
+"""How the events of one task are shown: one class for each kind of output."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Protocol
+
+from eventbus_tasks import (
+    AgentActivity,
+    AgentInputRequired,
+    AgentMessage,
+    AgentResult,
+    AgentSession,
+    AgentToolFinished,
+    AgentToolStarted,
+    OutputReceived,
+    TaskEvent,
+    terminal_safe,
+)
+from eventbus_tasks._cli.messages import say
+from eventbus_tasks._cli.terminal import SafeText, dim, is_styled, render_markdown
+
+if TYPE_CHECKING:
+    from eventbus_tasks import Outcome
+    from eventbus_tasks._cli.outlet import Outlet
+
+__all__ = ["AgentView", "CommandView", "JsonView", "View", "text_bytes"]
+
+
+class View(Protocol):
+    """Shows the events of one task, in order."""
+
+    async def show(self, event: TaskEvent) -> None:
+        """Show one event.
+
+        Raises:
+            OutletError: Nobody can see it.
+        """
+
+    async def finish(self, outcome: Outcome) -> None:
+        """Show what was kept for the end.
+
+        Raises:
+            OutletError: Nobody can see it.
+        """
+
+
+class JsonView:
+    """Each event as a line of JSON; nothing else."""
+
+    def __init__(self, outlet: Outlet) -> None:
+        self._outlet = outlet
+
+    async def show(self, event: TaskEvent) -> None:
+        """Write one line. It is ASCII, so no terminal acts on it."""
+        await self._outlet.write(json.dumps(event.to_dict(), default=str).encode() + b"\n")
+
+    async def finish(self, outcome: Outcome) -> None:
+        """Nothing is kept."""
+
+
+class CommandView:
+    """The output of a command: exactly, or made safe for a terminal.
+
+    Args:
+        outlet: Where to write.
+        terminal: Somebody watches.
+    """
+
+    def __init__(self, outlet: Outlet, *, terminal: bool) -> None:
+        self._outlet = outlet
+        self._safe = SafeText() if terminal else None
+        self._at_line_start = True
+
+    async def show(self, event: TaskEvent) -> None:
+        """Write what arrived, complete lines or not."""
+        if not isinstance(event, OutputReceived):
+            return
+        if self._safe is None:
+            await self._outlet.write(event.data)
+        else:
+            await self._write(self._safe.feed(event.data))
+
+    async def finish(self, outcome: Outcome) -> None:
+        """End the last line on a terminal, so that what comes next begins a new one."""
+        if self._safe is not None:
+            await self._write(self._safe.feed(b"", last=True))
+            if not self._at_line_start:
+                await self._write("\n")
+
+    async def _write(self, text: str) -> None:
+        if text:
+            self._at_line_start = text.endswith("\n")
+            await self._outlet.write(text_bytes(text))
+
+
+class AgentView:
+    """What an agent says and does.
+
+    Without a watcher only what it says is written. An agent that has no interpreter writes plain
+    text, which is shown as it is; JSON that nobody has interpreted is shown at the end.
+
+    Args:
+        outlet: Where to write.
+        terminal: Somebody watches.
+    """
+
+    def __init__(self, outlet: Outlet, *, terminal: bool) -> None:
+        self._outlet = outlet
+        self._terminal = terminal
+        self._interpreted = False
+        self._uninterpreted: list[str] = []
+        self._piece = ""  # of a message that comes in pieces
+        self._last_message = ""
+        self._result: AgentResult | None = None
+
+    async def show(self, event: TaskEvent) -> None:
+        """Show one event, if it says something to people."""
+        if isinstance(event, OutputReceived):
+            await self._show_output(event)
+            return
+        if not isinstance(event, AgentActivity):
+            return
+        self._interpreted = True
+        self._uninterpreted.clear()
+        if isinstance(event, AgentMessage) and event.kind == "text":
+            await self._show_message(event)
+            return
+        if isinstance(event, AgentResult):
+            self._result = event
+        elif isinstance(event, AgentInputRequired) and not self._terminal:
+            say(f"the agent needs you: {event.prompt}")
+        elif self._terminal and (line := _describe(event)):
+            await self._end_piece()
+            await self._write_line(dim(line))
+
+    async def finish(self, outcome: Outcome) -> None:
+        """Show the answer, unless it was the last message anyway."""
+        await self._end_piece()
+        for line in self._uninterpreted:
+            await self._write_line(line)
+        answer = outcome.result or ""
+        if self._result is not None and self._result.ok:
+            answer = self._result.text
+        answer = terminal_safe(answer).strip("\n")
+        if answer.strip() and answer.strip() != self._last_message.strip():
+            await self._write_line(render_markdown(answer) if self._terminal else answer)
+
+    async def _show_output(self, event: OutputReceived) -> None:
+        if event.stream == "stderr":
+            for line in event.lines:
+                text = terminal_safe(line)
+                sys.stderr.write(f"{text}\n")
+                sys.stderr.flush()
+        elif not self._interpreted:
+            for line in event.lines:
+                if line.startswith("{"):
+                    self._uninterpreted.append(terminal_safe(line))
+                else:
+                    await self._write_line(terminal_safe(line))
+
+    async def _show_message(self, event: AgentMessage) -> None:
+        text = terminal_safe(event.text)
+        if event.delta or self._piece:
+            # Pieces are shown as they come, so they cannot be laid out as a whole.
+            self._piece += text
+            await self._outlet.write(text_bytes(text))
+            if not event.delta:
+                await self._end_piece()
+        else:
+            self._last_message = text
+            text = text.strip("\n")
+            await self._write_line(render_markdown(text) if self._terminal else text)
+
+    async def _end_piece(self) -> None:
+        if self._piece:
+            if not self._piece.endswith("\n"):
+                await self._outlet.write(b"\n")
+            self._last_message, self._piece = self._piece, ""
+
+    async def _write_line(self, text: str) -> None:
+        await self._outlet.write(text_bytes(f"{text}\n"))
+
+
+def _describe(event: AgentActivity) -> str:
+    """Return one line about what an agent does, or nothing."""
+    match event:
+        case AgentSession():
+            line = f"• session {event.session_id}" + (f", {event.model}" if event.model else "")
+        case AgentMessage():
+            line = f"… {event.text}"
+        case AgentToolStarted():
+            line = f"→ {event.tool}" + (f": {event.summary}" if event.summary else "")
+        case AgentToolFinished():
+            mark = {"ok": "✓", "denied": "⊘"}.get(event.status, "✗")
+            line = f"{mark} {event.tool}" + (f": {event.summary}" if event.summary else "")
+        case AgentInputRequired():
+            line = f"? the agent needs you: {event.prompt}"
+        case _:
+            return ""
+    return " ".join(terminal_safe(line).split())
+
+
+def text_bytes(text: str) -> bytes:
+    """Return text as standard output wants it; what it cannot show is replaced."""
+    encoding = (sys.stdout.encoding or "utf-8") if is_styled() else "utf-8"
+    return text.encode(encoding, "replace")

@@ -1,0 +1,234 @@
+"""Understanding Claude's output: each line of JSON becomes events, the last result the verdict."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from eventbus_tasks import (
+    AgentActivity,
+    AgentEventUnknown,
+    AgentInputRequired,
+    AgentMessage,
+    AgentResult,
+    AgentSession,
+    ProcessExit,
+    Reason,
+    Stream,
+    Verdict,
+    decode_line,
+)
+from eventbus_tasks_claude.judgement import ClaudeResult, read_result
+from eventbus_tasks_claude.reading import list_in, object_in, one_line, parse_object, text_in
+from eventbus_tasks_claude.tools import ToolCalls, input_summary
+from eventbus_tasks_claude.usage import UsageCounter
+
+__all__ = ["ClaudeInterpreter"]
+
+_HINT: Final = 300
+"""Characters of a line of standard error that are remembered."""
+
+# Parts of a streamed message that say nothing a person would read; the whole message follows.
+_SILENT: Final = frozenset(
+    {
+        "message_start",
+        "message_delta",
+        "message_stop",
+        "content_block_start",
+        "content_block_stop",
+        "ping",
+    }
+)
+_SILENT_DELTAS: Final = frozenset({"input_json_delta", "signature_delta", "citations_delta"})
+_KIND: Final = re.compile(r"[^\w./:-]+")
+
+
+class ClaudeInterpreter:
+    """The `OutputInterpreter` of one run of ``claude -p --output-format stream-json``.
+
+    Only lines of standard output that begin with ``{`` are read as JSON. Nothing that Claude, or
+    anything else, writes there makes it raise: a value of a wrong type counts as absent.
+
+    Args:
+        resumed: The run goes on with an earlier session.
+
+    Attributes:
+        session_id: The session that Claude said it works in, or ``""``.
+    """
+
+    def __init__(self, *, resumed: bool = False) -> None:
+        self.session_id = ""
+        self._model = ""
+        self._usage = UsageCounter(resumed=resumed)
+        self._tools = ToolCalls()
+        self._result: ClaudeResult | None = None
+        self._turn_open = False  # something has begun since the last result
+        self._cut = False  # the last line of JSON was none
+        self._stderr: deque[str] = deque(maxlen=5)
+        self._noise = ""
+
+    def interpret(self, line: bytes, stream: Stream) -> Iterator[AgentActivity]:
+        """Return what one line means; see `OutputInterpreter`."""
+        if stream == "stderr":
+            hint = _hint(line)
+            if hint:
+                self._stderr.append(hint)
+            return iter(())
+        if not line.startswith(b"{"):
+            self._noise = _hint(line) or self._noise
+            return iter(())
+        data = parse_object(line)
+        self._cut = data is None
+        if data is None:
+            return iter((AgentEventUnknown(kind="unreadable"),))
+        # A list, because the state must not depend on whether somebody iterates.
+        return iter(list(self._read(data)))
+
+    def verdict(self, exit: ProcessExit) -> Verdict:
+        """Judge the run by its last result; without one it is no success, whatever its status."""
+        result = self._result
+        answer = result.text if result is not None and result.is_answer else None
+        if result is None or (result.ok and self._turn_open):
+            return Verdict(reason=Reason.NO_RESULT, message=self._nothing(exit), result=answer)
+        if not result.ok:
+            return Verdict(reason=Reason.AGENT_ERROR, message=result.problem, result=answer)
+        return Verdict(reason=Reason.EXITED, result=answer)
+
+    def _nothing(self, exit: ProcessExit) -> str:
+        message = "ended without a result"
+        if self._result is not None:
+            message = "ended in the middle of another turn"
+        code = exit.return_code
+        if code is not None:
+            message += f" (exit status {code})" if code >= 0 else f" (killed by signal {-code})"
+        if self._cut:
+            message += ", its last line is cut off"
+        hint = self._stderr[-1] if self._stderr else self._noise
+        return f"{message}: {hint}" if hint else message
+
+    # -- lines --------------------------------------------------------------------------------
+
+    def _read(self, data: Mapping[str, Any]) -> Iterator[AgentActivity]:
+        kind = text_in(data, "type")
+        match kind:
+            case "system":
+                yield from self._read_system(data)
+            case "assistant":
+                if not text_in(data, "parent_tool_use_id"):  # not the word of a sub-agent
+                    self._turn_open = True
+                yield from self._read_assistant(object_in(data, "message"))
+            case "user":
+                yield from self._read_user(object_in(data, "message"))
+            case "stream_event":
+                yield from _read_stream_event(object_in(data, "event"))
+            case "result":
+                yield from self._read_result(data)
+            case "control_request":
+                yield from _read_control_request(data)
+            case _:
+                yield _unknown(kind)
+
+    def _read_system(self, data: Mapping[str, Any]) -> Iterator[AgentActivity]:
+        subtype = text_in(data, "subtype")
+        if subtype == "permission_denied":
+            self._tools.note_denial(data)
+        if subtype != "init":
+            yield _unknown("system", subtype)
+            return
+        self._turn_open = True
+        session_id, model = text_in(data, "session_id"), text_in(data, "model")
+        # Claude begins each turn with the same line again.
+        if session_id and (session_id, model) != (self.session_id, self._model):
+            self.session_id, self._model = session_id, model
+            yield AgentSession(session_id=session_id, model=model)
+
+    def _read_assistant(self, message: Mapping[str, Any]) -> Iterator[AgentActivity]:
+        text = text_in(message, "content")
+        if text:
+            yield AgentMessage(text=text)
+        for block in _blocks(message):
+            yield from self._read_block(block)
+        usage = self._usage.of_message(message)
+        if usage is not None:
+            yield usage
+
+    def _read_block(self, block: Mapping[str, Any]) -> Iterator[AgentActivity]:
+        kind = text_in(block, "type")
+        if kind in ("text", "thinking"):
+            text = text_in(block, kind)
+            if text:
+                yield AgentMessage(text=text, kind=kind)
+        elif kind == "tool_use" or kind.endswith("_tool_use"):
+            started = self._tools.start(block)
+            if started is not None:
+                yield started
+        elif kind == "tool_result" or kind.endswith("_tool_result"):
+            yield self._tools.finish(block)
+        else:
+            yield _unknown("assistant", kind)
+
+    def _read_user(self, message: Mapping[str, Any]) -> Iterator[AgentActivity]:
+        if "content" in message and not isinstance(message["content"], list):
+            yield _unknown("user", "text")
+        for block in _blocks(message):
+            kind = text_in(block, "type")
+            if kind == "tool_result":
+                yield self._tools.finish(block)
+            else:
+                yield _unknown("user", kind)
+
+    def _read_result(self, data: Mapping[str, Any]) -> Iterator[AgentActivity]:
+        yield from self._tools.note_denials(data)
+        usage = self._usage.of_result(data)
+        if usage is not None:
+            yield usage
+        self._turn_open = False
+        self._result = read_result(data, self._tools.denied)
+        yield AgentResult(ok=self._result.ok, text=self._result.text or self._result.problem)
+
+
+def _read_stream_event(event: Mapping[str, Any]) -> Iterator[AgentActivity]:
+    kind = text_in(event, "type")
+    if kind != "content_block_delta":
+        if kind not in _SILENT:
+            yield _unknown("stream_event", kind)
+        return
+    delta = object_in(event, "delta")
+    part = text_in(delta, "type")
+    if part in ("text_delta", "thinking_delta"):
+        word = part.removesuffix("_delta")
+        text = text_in(delta, word)
+        if text:
+            yield AgentMessage(text=text, delta=True, kind=word)
+    elif part not in _SILENT_DELTAS:
+        yield _unknown("stream_event", part)
+
+
+def _read_control_request(data: Mapping[str, Any]) -> Iterator[AgentActivity]:
+    request = object_in(data, "request")
+    subtype = text_in(request, "subtype")
+    if subtype != "can_use_tool":
+        yield _unknown("control_request", subtype)
+        return
+    tool = one_line(text_in(request, "tool_name"), 100) or "a tool"
+    what = input_summary(object_in(request, "input"))
+    yield AgentInputRequired(
+        kind="permission",
+        prompt=f"may it use {tool}: {what}" if what else f"may it use {tool}",
+        request_id=text_in(data, "request_id"),
+    )
+
+
+def _blocks(message: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    return (block for block in list_in(message, "content") if isinstance(block, dict))
+
+
+def _unknown(*parts: str) -> AgentEventUnknown:
+    words = (_KIND.sub("_", part[:100]) for part in parts if part)
+    return AgentEventUnknown(kind="/".join(words))
+
+
+def _hint(line: bytes) -> str:
+    return one_line(decode_line(line[: _HINT * 8]), _HINT)

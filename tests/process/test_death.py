@@ -1,0 +1,220 @@
+"""Host, guardian or warden die, and what happens to the task then."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+
+from eventbus_tasks._process import wire
+from eventbus_tasks._process.family import read_process
+from eventbus_tasks._process.lock import Busy, ProjectLock
+
+from .conftest import alive, identity, wait_until
+from .test_stop import DAEMON, FAMILY, SHORT, STUBBORN
+
+if TYPE_CHECKING:
+    from .conftest import Host
+
+Book = Callable[[int], list[tuple[int, int]]]
+
+HOST = """
+import json, os, sys, time
+from pathlib import Path
+from eventbus_tasks._process.handle import WardenClient
+from eventbus_tasks._process.lock import ProjectLock
+from eventbus_tasks._process.wire import LaunchSpec
+directory, options = Path(sys.argv[1]), json.loads(sys.argv[2])
+lock = ProjectLock.acquire(directory, directory / "state", {"host_pid": os.getpid()})
+log = os.open(directory / "log", os.O_CREAT | os.O_RDWR, 0o600)
+record = os.open(directory / "end.json", os.O_CREAT | os.O_RDWR, 0o600)
+null = os.open("/dev/null", os.O_RDWR)
+warden = WardenClient.start()
+link = warden.launch(
+    LaunchSpec(uid="u", argv=options["argv"], cwd=str(directory), env=dict(os.environ),
+               capture=options.get("capture", "pipe"), policy=options["policy"]),
+    stdin=null, stdout_log=log, lock=lock.fd, end_record=record)
+lock.close()
+if options.get("fork") and os.fork() == 0:
+    while not (directory / "over").exists():
+        time.sleep(0.01)
+    (directory / "over").unlink()
+    os._exit(0)
+while not (messages := link.poll()):
+    time.sleep(0.001)
+print(json.dumps([messages[0].pid, warden.pid, os.getpid()]), flush=True)
+while True:
+    time.sleep(60)
+"""
+
+
+def start_host(directory: Path, argv: list[str], **options: Any) -> subprocess.Popen[bytes]:
+    """Run a host in a process of its own; its first line names leader and warden."""
+    policy = options.pop("policy", {"steps": SHORT})
+    data = json.dumps({"argv": argv, "policy": policy, **options})
+    return subprocess.Popen(
+        [sys.executable, "-c", HOST, str(directory), data],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+
+
+def is_free(directory: Path) -> bool:
+    """Return whether the project lock can be taken."""
+    lock = ProjectLock.acquire(directory, directory / "state", {})
+    if isinstance(lock, Busy):
+        return False
+    lock.close()
+    return True
+
+
+@pytest.mark.parametrize("capture", ["pipe", "file"])
+@pytest.mark.parametrize("fork", [False, True])
+def test_host_killed(tmp_path: Path, book: Book, capture: str, fork: bool) -> None:
+    """After SIGKILL of the host everything is gone, the log is complete and the project free."""
+    code = FAMILY + "note(); print('x' * 100_000, flush=True); rest()"
+    argv = [sys.executable, "-I", "-S", "-c", code]
+    with start_host(tmp_path, argv, capture=capture, fork=fork) as process:
+        assert process.stdout is not None
+        leader, warden, _ = json.loads(process.stdout.readline())
+        members = [*book(3), identity(leader), identity(warden)]
+        assert not is_free(tmp_path)
+        wait_until(lambda: (tmp_path / "log").stat().st_size == 100_001)
+        process.kill()
+        begin = time.monotonic()
+        wait_until(lambda: not any(map(alive, members)), 10)
+        assert time.monotonic() - begin < 10
+        wait_until(lambda: is_free(tmp_path), 10)
+        process.stdout.close()
+    if fork:
+        (tmp_path / "over").touch()
+        wait_until(lambda: not (tmp_path / "over").exists())
+    assert (tmp_path / "log").read_bytes() == b"x" * 100_000 + b"\n"
+    record = json.loads((tmp_path / "end.json").read_text())
+    assert (record["reason"], record["return_code"]) == ("host_lost", -9)
+
+
+def test_host_killed_and_task_detached(tmp_path: Path) -> None:
+    """With on_host_death="detach" the task outlives its host and its output is kept."""
+    os.mkfifo(tmp_path / "fifo")
+    argv = ["sh", "-c", "echo one; read x < fifo; echo two; exit 5"]
+    with start_host(tmp_path, argv, policy={"on_host_death": "detach"}) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.kill()
+        process.wait()
+        assert not is_free(tmp_path)
+        (tmp_path / "fifo").write_text("go\n")
+        wait_until(lambda: is_free(tmp_path))
+    assert (tmp_path / "log").read_bytes() == b"one\ntwo\n"
+    record = json.loads((tmp_path / "end.json").read_text())
+    assert (record["reason"], record["return_code"]) == (None, 5)
+
+
+def test_host_stopped_delays_nothing(tmp_path: Path, book: Book) -> None:
+    """While the host is stopped its task meets its timeout all the same."""
+    argv = [sys.executable, "-I", "-S", "-c", FAMILY + "note(); rest()"]
+    with start_host(tmp_path, argv, policy={"steps": SHORT, "timeout": 1.0}) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        members = book(3)
+        process.send_signal(signal.SIGSTOP)
+        wait_until(lambda: not any(map(alive, members)), 10)
+        wait_until(lambda: is_free(tmp_path), 10)
+        process.kill()
+
+
+@pytest.mark.anyio
+async def test_guardian_killed(host: Host, book: Book, tmp_path: Path) -> None:
+    """When the guardian is killed the warden sweeps the family and only then frees the project."""
+    lock = ProjectLock.acquire(tmp_path, tmp_path / "state", {})
+    assert isinstance(lock, ProjectLock)
+    code = FAMILY + DAEMON.removeprefix(STUBBORN) + "note(); rest()"
+    run = host.python(code, STUBBORN + "note(); rest()", lock=lock.fd)
+    lock.close()
+    started = await run.until(wire.Started)
+    members = book(4)
+    leader = read_process(started.pid)
+    assert leader is not None
+    os.kill(leader.parent, signal.SIGKILL)
+    await run.released()
+    assert not any(map(alive, members))
+    assert is_free(tmp_path)
+    assert run.kinds() == ["started", "guardian_lost", "released"]
+    assert run.only(wire.GuardianLost).code == -signal.SIGKILL
+
+
+@pytest.mark.anyio
+async def test_other_tasks_survive_a_killed_guardian(host: Host, book: Book) -> None:
+    """The sweep after one guardian's death touches no other task."""
+    other = host.run(["sh", "-c", "echo ready; sleep 0.7; echo done"])
+    victim = host.python(FAMILY + "note(); rest()")
+    await other.output_has(b"ready")
+    started = await victim.until(wire.Started)
+    book(3)
+    leader = read_process(started.pid)
+    assert leader is not None
+    os.kill(leader.parent, signal.SIGKILL)
+    await victim.released()
+    ended = await other.finish()
+    assert (ended.return_code, other.output()) == (0, b"ready\ndone\n")
+
+
+@pytest.mark.anyio
+async def test_lock_is_free_exactly_with_released(host: Host, tmp_path: Path) -> None:
+    """The project is taken until Released, and free as soon as it is heard, among many others."""
+    noise = [host.run(["true"]) for _ in range(20)]
+    for i in range(20):
+        lock = ProjectLock.acquire(tmp_path, tmp_path / "state", {"task": i})
+        assert isinstance(lock, ProjectLock), i
+        run = host.run(["sh", "-c", "read x; exit 0"], lock=lock.fd)
+        lock.close()
+        noise.append(host.run(["true"]))
+        await run.until(wire.Started)
+        await run.finish()
+    for run in noise:
+        await run.finish()
+
+
+@pytest.mark.anyio
+async def test_warden_killed(host: Host, book: Book) -> None:
+    """When the warden is killed running tasks go on, are told, and can still be stopped."""
+    run = host.python(FAMILY + "note(); rest()", steps=SHORT)
+    await run.until(wire.Started)
+    members = book(3)
+    os.kill(host.warden.pid, signal.SIGKILL)
+    await run.until(wire.WardenLost)
+    assert host.warden.lost
+    with pytest.raises(OSError, match="gone"):
+        host.run(["true"])
+    run.link.stop("cancelled")
+    ended = await run.finish()
+    assert ended.reason == "cancelled"
+    assert not any(map(alive, members))
+
+
+@pytest.mark.anyio
+async def test_agent_kills_its_parent(host: Host, book: Book) -> None:
+    """A program that kills the guardian ends with it."""
+    run = host.python(STUBBORN + "note()\nsys.stdin.readline()\nos.kill(os.getppid(), 9)\nrest()")
+    await run.released()
+    assert run.kinds()[-2:] == ["guardian_lost", "released"]
+
+
+@pytest.mark.anyio
+async def test_closed_link_is_host_death(host: Host, book: Book) -> None:
+    """A guardian whose link is closed ends its task."""
+    run = host.python(FAMILY + "note(); rest()", steps=SHORT)
+    await run.until(wire.Started)
+    members = book(3)
+    run.link.close()
+    await anyio.to_thread.run_sync(wait_until, lambda: not any(map(alive, members)))

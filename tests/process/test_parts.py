@@ -1,0 +1,354 @@
+"""Lock, wire, ladder, family and capture by themselves."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eventbus_tasks._process import capture, family, linux, lock, wire
+from eventbus_tasks._process.ladder import KILL, Ladder, Policy, Rung
+from eventbus_tasks._process.lock import Busy, ProjectLock
+
+# -- lock --------------------------------------------------------------------------------------
+
+
+def test_one_project_by_any_name(tmp_path: Path) -> None:
+    """Every spelling of a directory is the same project, and the loser learns who holds it."""
+    project, state = tmp_path / "project", tmp_path / "state"
+    project.mkdir()
+    (tmp_path / "link").symlink_to(project)
+    with contextlib.closing(acquire(project, state, {"task": 5})) as held:
+        for name in (project, tmp_path / "link", project / ".." / "project"):
+            assert ProjectLock.acquire(name, state, {}) == Busy({"task": 5})
+        assert held.key == f"{project.stat().st_dev}-{project.stat().st_ino}"
+    acquire(project, state, {}).close()
+
+
+def acquire(project: Path, state: Path, holder: dict[str, Any]) -> ProjectLock:
+    """Take a lock that is free."""
+    held = ProjectLock.acquire(project, state, holder)
+    assert isinstance(held, ProjectLock)
+    return held
+
+
+def test_two_processes(tmp_path: Path) -> None:
+    """A copy in another process keeps the project taken until that process has ended."""
+    held = acquire(tmp_path, tmp_path / "state", {})
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[held.fd]) as process:
+        held.close()
+        assert isinstance(ProjectLock.acquire(tmp_path, tmp_path / "state", {}), Busy)
+        process.kill()
+    acquire(tmp_path, tmp_path / "state", {}).close()
+
+
+def test_fork_does_not_keep_the_lock(tmp_path: Path) -> None:
+    """A forked copy of the host holds no project."""
+    held = acquire(tmp_path, tmp_path / "state", {})
+    read, write = os.pipe()
+    forked, forks = os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.close(write)
+        os.write(forks, b"x")
+        os.read(read, 1)
+        os._exit(0)
+    os.close(read)
+    held.close()
+    os.read(forked, 1)
+    again = ProjectLock.acquire(tmp_path, tmp_path / "state", {})
+    os.close(forked)
+    os.close(forks)
+    os.close(write)
+    os.waitpid(pid, 0)
+    assert isinstance(again, ProjectLock)
+    again.close()
+
+
+def test_file_systems_that_refuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where directories cannot be locked, a private lock file that stays does the same."""
+    real = lock._try_lock
+
+    def refuse(descriptor: int) -> bool:
+        if os.readlink(f"/proc/self/fd/{descriptor}") == str(tmp_path):
+            raise OSError(errno.ENOLCK, "no locks here")
+        return real(descriptor)
+
+    monkeypatch.setattr(lock, "_try_lock", refuse)
+    state = tmp_path / "state"
+    held = acquire(tmp_path, state, {"a": 1})
+    assert ProjectLock.acquire(tmp_path, state, {}) == Busy({"a": 1})
+    held.close()
+    acquire(tmp_path, state, {}).close()
+    (path,) = (state / "locks").iterdir()
+    assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b"\xff", b"{"])
+def test_unreadable_holder(tmp_path: Path, text: bytes) -> None:
+    """A holder file that makes no sense is no holder, and no error."""
+    held = acquire(tmp_path, tmp_path / "state", {})
+    (tmp_path / "state" / "holders" / f"{held.key}.json").write_bytes(text)
+    assert ProjectLock.acquire(tmp_path, tmp_path / "state", {}) == Busy(None)
+    held.close()
+
+
+# -- wire --------------------------------------------------------------------------------------
+
+text = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
+messages = st.one_of(
+    st.builds(
+        wire.Started,
+        pid=st.integers(),
+        start_time=st.integers(),
+        executable=text,
+        at=st.floats(allow_nan=False),
+    ),
+    st.builds(
+        wire.SpawnFailed,
+        stage=text,
+        errno=st.integers(),
+        path=text,
+        message=text,
+        at=st.floats(allow_nan=False),
+    ),
+    st.builds(
+        wire.SignalSent,
+        signal=st.integers(),
+        pids=st.lists(st.integers()).map(tuple),
+        scope=text,
+        at=st.floats(allow_nan=False),
+    ),
+    st.builds(
+        wire.Ended,
+        return_code=st.none() | st.integers(),
+        reason=st.none() | text,
+        unkillable=st.booleans(),
+        leftovers_killed=st.integers(),
+        survivors=st.lists(
+            st.builds(wire.Survivor, pid=st.integers(), start_time=st.integers(), command=text)
+        ).map(tuple),
+        sizes=st.dictionaries(text, st.integers()),
+        dropped=st.dictionaries(text, st.integers()),
+        record_error=st.none() | text,
+        at=st.floats(allow_nan=False),
+    ),
+)
+
+
+@given(messages, st.integers())
+def test_messages_survive_the_journey(message: wire.Message, task: int) -> None:
+    """What is decoded equals what was encoded."""
+    assert wire.decode(wire.encode(message)) == message
+    assert wire.decode_routed(wire.encode_routed(task, message)) == (task, message)
+
+
+@given(st.binary())
+def test_garbage_is_a_wire_error(data: bytes) -> None:
+    """No packet, however broken, raises anything else."""
+    for read in (wire.decode, wire.decode_routed, wire.LaunchSpec.decode):
+        with pytest.raises(wire.WireError):
+            read(data)
+
+
+# -- ladder ------------------------------------------------------------------------------------
+
+A, B = Rung(1, "tree", 2.0), Rung(2, "leader", 3.0)
+
+
+def test_ladder_goes_up_by_its_graces() -> None:
+    """Each rung comes once, after the grace of the one before, and SIGKILL is repeated."""
+    ladder = Ladder([A, B], kill_wait=0.5, now=10.0)
+    story = [(now / 10, ladder.advance(now / 10)) for now in range(100, 160)]
+    assert [(now, rung) for now, rung in story if rung][:4] == [
+        (10.0, A),
+        (12.0, B),
+        (15.0, KILL),
+        (15.1, KILL),
+    ]
+    assert not ladder.given_up(15.4)
+    assert ladder.given_up(15.5)
+
+
+def test_ladder_is_only_ever_shortened() -> None:
+    """A longer ladder is not taken over, a shorter one is, and none at all kills at once."""
+    ladder = Ladder([A, B], kill_wait=1, now=0.0)
+    assert ladder.advance(0.0) is A
+    ladder.shorten([Rung(3, "tree", 5.0)], 0.0)
+    assert ladder.advance(0.0) is None
+    ladder.shorten([Rung(3, "tree", 4.9)], 0.0)
+    assert ladder.advance(0.0) == Rung(3, "tree", 4.9)
+    ladder.shorten([], 0.1)
+    assert ladder.advance(0.1) is KILL
+
+
+def test_policy_defaults_are_those_of_the_public_policy() -> None:
+    """The guardian's idea of an absent key is the public default."""
+    from eventbus_tasks.policies import TerminationPolicy
+
+    assert Policy.from_dict(TerminationPolicy().to_dict()) == Policy()
+
+
+# -- family ------------------------------------------------------------------------------------
+
+
+def test_families_are_found_with_and_without_kernel_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The walk finds grandchildren, whether or not the kernel lists children."""
+    code = "sleep 600 & echo $!; wait"
+    with subprocess.Popen(["sh", "-c", code], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        grandchild = int(process.stdout.readline())
+        try:
+            walk = family.descendants(os.getpid())
+            assert {process.pid, grandchild} <= {p.pid for p in walk}
+            assert family._children_by_scan(process.pid) == [grandchild]
+            assert family.command(grandchild) == "sleep 600"
+            branch = family.descendants(os.getpid(), without=[process.pid])
+            assert not {process.pid, grandchild} & {p.pid for p in branch}
+        finally:
+            os.kill(grandchild, 9)
+            process.kill()
+
+
+def test_a_number_alone_is_not_a_process() -> None:
+    """A signal does not reach a process whose start time is another one."""
+    with subprocess.Popen(["sleep", "600"]) as process:
+        known = family.read_process(process.pid)
+        assert known is not None
+        assert not family.signal_process(process.pid, known.start_time - 1, 9)
+        assert process.poll() is None
+        assert family.signal_process(process.pid, known.start_time, 9)
+    assert not family.signal_process(process.pid, known.start_time, 9)
+
+
+# -- capture -----------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """Refuse to write files beyond a size (EFBIG), as a full disk does with ENOSPC."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("splice", [True, False])
+def test_full_disk_leaves_an_exact_hole(
+    tmp_path: Path, splice: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a full disk refuses is told to the byte, before later bytes come to their true place."""
+    log = os.open(tmp_path, os.O_TMPFILE | os.O_RDWR, 0o600)
+    bell = os.eventfd(0, os.EFD_NONBLOCK)
+    read, write = os.pipe()
+    gaps: list[tuple[int, int, str, int]] = []
+
+    def gap(stream: str, start: int, end: int, why: str) -> None:
+        gaps.append((start, end, why, os.fstat(log).st_size))
+
+    pipe = capture.PipeCapture("stdout", read, log, bell, gap)
+    pipe._can_splice = splice
+    os.write(write, b"a" * 5000)
+    with full_disk(8192):
+        while pipe.move(0.0):
+            pass
+        os.write(write, b"b" * 10_000)
+        now = 1.0
+        while pipe.move(now):
+            pass
+        lost_from = os.fstat(log).st_size
+        os.write(write, b"c" * 1000)
+        pipe.move(now + 0.1)
+        assert pipe.size == 16_000
+    os.write(write, b"d" * 100)
+    assert pipe.move(now + 0.5)
+    os.close(write)
+    while not pipe.finished:
+        pipe.move(now + 0.6)
+    content = os.pread(log, 20_000, 0)
+    whole = b"a" * 5000 + b"b" * 10_000 + b"c" * 1000 + b"d" * 100
+    assert (pipe.size, len(content)) == (len(whole), len(whole))
+    assert [(start, end, why) for start, end, why, _ in gaps] == [(lost_from, 16_000, "EFBIG")]
+    assert gaps[0][3] == lost_from
+    assert pipe.dropped == 16_000 - lost_from
+    assert content[:lost_from] == whole[:lost_from]
+    assert content[16_000:] == whole[16_000:]
+    pipe.close()
+    for descriptor in (log, bell):
+        os.close(descriptor)
+
+
+def test_files_are_captured_without_inotify(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without an inotify instance the file is looked at now and then."""
+
+    def refuse() -> int:
+        raise OSError(errno.EMFILE, "no more instances")
+
+    monkeypatch.setattr(linux, "inotify_open", refuse)
+    log = os.open(tmp_path, os.O_TMPFILE | os.O_RDWR, 0o600)
+    bell = os.eventfd(0, os.EFD_NONBLOCK)
+    file = capture.FileCapture("stdout", log, bell, lambda *_: None)
+    assert file.poll_fd(0.0) is None
+    assert not file.move(0.0)
+    os.write(log, b"abc")
+    due = file.deadline()
+    assert due is not None
+    assert file.move(due)
+    assert (file.size, os.eventfd_read(bell)) == (3, 1)
+    for descriptor in (log, bell):
+        os.close(descriptor)
+
+
+def test_full_disk_does_not_stop_a_task(tmp_path: Path) -> None:
+    """A task whose disk is full goes on to its end; the loss is counted and told."""
+    code = """
+import json, os, resource, sys, time
+from eventbus_tasks._process.handle import WardenClient
+from eventbus_tasks._process import wire
+hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+warden = WardenClient.start()
+log = os.open(sys.argv[1], os.O_TMPFILE | os.O_RDWR, 0o600)
+null = os.open("/dev/null", os.O_RDWR)
+spec = wire.LaunchSpec(uid="u", argv=["seq", "200000"], cwd="/", env=dict(os.environ))
+link = warden.launch(spec, stdin=null, stdout_log=log)
+dropped = 0
+limit = time.monotonic() + 50
+heard = []
+while True:
+    assert time.monotonic() < limit, heard
+    messages = link.poll()
+    heard += messages
+    for m in messages:
+        if isinstance(m, wire.Dropped): dropped += m.end - m.start
+        if isinstance(m, wire.Ended):
+            print(json.dumps([m.return_code, dict(m.sizes), dict(m.dropped), dropped]))
+            sys.exit()
+    time.sleep(0.01)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        check=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    import json
+
+    size = sum(len(str(i)) + 1 for i in range(1, 200_001))
+    lost = size - 100_000
+    assert json.loads(result.stdout) == [0, {"stdout": size}, {"stdout": lost}, lost]
