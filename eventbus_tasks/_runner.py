@@ -113,13 +113,14 @@ class TaskRun:
     def request_stop(self, reason: Reason, *, now: bool) -> bool:
         """Begin to end the task; return whether that can still change anything."""
         life = self.task._life
-        if life.status.is_terminal or life.leader_exited:
+        if life.status.is_terminal:
             return False
         if self._link is None:
             self.task._step(Input.STOP, reason)
         else:
+            # Also when the program has exited: what it left behind can be ended sooner.
             self._link.stop(reason.value, now=now)
-        return True
+        return not life.leader_exited
 
     def abandon(self) -> None:
         """End a run whose event loop has gone; see `TaskEngine.abandon`."""

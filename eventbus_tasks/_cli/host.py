@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from eventbus_tasks import PluginError, PluginHost, PluginReport, Settings
-from eventbus_tasks._cli.messages import say
+from eventbus_tasks import PluginHost, PluginReport, Settings
 
 __all__ = ["find_report", "load_host"]
 
@@ -16,10 +15,7 @@ def load_host() -> PluginHost:
     """
     host = PluginHost(Settings.load())
     host.load_builtins()
-    try:
-        host.load_installed()
-    except PluginError as error:
-        say(str(error))
+    host.load_installed()
     return host
 
 

@@ -33,7 +33,7 @@ LAYERS: Final[tuple[frozenset[str], ...]] = (
     # What an engine is made of. `builtin` is written like plugins.
     frozenset(
         {
-            "_bus",
+            "_bus", "_native",
             "_delivery",
             "_derived",
             "_following",

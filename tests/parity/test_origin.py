@@ -30,12 +30,12 @@ echo $$ $! > pids
 exec sleep 600
 """
 OTHER_PROCESS = """
-import asyncio, sys
+import asyncio, os, sys
 from pathlib import Path
 from eventbus_tasks import TaskManager
 async def main():
     task = await TaskManager().spawn_task("other", "exec sleep 600", Path(sys.argv[1]))
-    print("accepted", flush=True)
+    os.write(1, b"accepted\\n")  # in one piece
     await asyncio.to_thread(sys.stdin.read)
     await TaskManager.reset()
 asyncio.run(main())
