@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from eventbus_tasks.events import OutputLine, OutputReceived
 from eventbus_tasks.lines import MAX_LINE, LineSplitter, decode_line
 from eventbus_tasks.request import TaskRef
 
 __all__ = ["LineNumbers", "output_lines"]
+
+
+# Streams whose line numbers are remembered; those of others are counted from their beginning.
+_REMEMBERED: Final = 1024
 
 
 class LineNumbers:
@@ -31,6 +36,8 @@ class LineNumbers:
 
     def advance(self, event: OutputReceived, offset: int, number: int) -> None:
         self._known[event.task.uid, event.stream] = (offset, number)
+        if len(self._known) > _REMEMBERED:
+            del self._known[next(iter(self._known))]
 
     def forget(self, task: TaskRef) -> None:
         for stream in ("stdout", "stderr"):

@@ -18,6 +18,7 @@ from eventbus_tasks import events
 from eventbus_tasks._following import OutputFollower
 from eventbus_tasks._native import absorb, endure, redeliver
 from eventbus_tasks._process import wire
+from eventbus_tasks._process.marker import sweep_marked
 from eventbus_tasks.builtin.unnamed_log import UnnamedLog
 from eventbus_tasks.lifecycle import Facts, Input, judge
 from eventbus_tasks.outcome import Outcome, Reason, Survivor, TaskStatus
@@ -80,6 +81,11 @@ class Services:
         if len(self._retained) > RETAINED_LOGS:
             self._retained.popleft().output.shorten()
 
+    def forget(self, task: Task) -> None:
+        """Do not keep anything for a task that was removed."""
+        if task in self._retained:
+            self._retained.remove(task)
+
 
 class TaskRun:
     """The life of one task.
@@ -104,6 +110,9 @@ class TaskRun:
         self._argv: tuple[str, ...] = ()
         self._executed = False
         self._followed = False  # all output was handed out
+        self._heard = False  # the guardian has said something
+        self._warden_lost = False
+        self._orphaned = False  # nobody was left to end the family
         self._complete = False  # the guardian is gone: the log has its final size
         self._facts = Facts()
         self._survivors: tuple[Survivor, ...] = ()
@@ -164,6 +173,20 @@ class TaskRun:
             await self._prepare()
         if self._link is not None:
             await self._follow_through()
+        if self._orphaned:
+            await self._sweep()
+
+    async def _sweep(self) -> None:
+        """Do what guardian and warden cannot do any more, as far as the mark leads."""
+        survivors = await self._services.plugins.run(
+            functools.partial(sweep_marked, self.task.uid, self._policy.kill_wait),
+            deadline=2 * self._policy.kill_wait + 5.0,
+            endures=True,
+        )
+        self._survivors = tuple(
+            Survivor(pid=found.pid, start_time=found.start_time, command=found.command)
+            for found in survivors
+        )
 
     # -- before the start ---------------------------------------------------------------------
 
@@ -303,6 +326,7 @@ class TaskRun:
 
     def _take(self, message: wire.Message) -> None:
         task = self.task
+        self._heard |= not isinstance(message, (wire.WardenLost, wire.GuardianLost))
         match message:
             case wire.Started():
                 task.pid = message.pid
@@ -340,10 +364,22 @@ class TaskRun:
                 self._facts = replace(self._facts, return_code=message.return_code)
             case wire.Ended():
                 self._take_end(message)
+            case wire.WardenLost():
+                self._warden_lost = True
             case wire.GuardianLost():
-                self._facts = replace(self._facts, guardian_lost=True)
+                self._take_loss()
             case wire.Released():
                 self._complete = True
+
+    def _take_loss(self) -> None:
+        """The guardian has gone without a last word."""
+        if self._warden_lost and not self._heard:
+            # The warden died with our request in its hands: nothing was ever started.
+            problem = "the warden died before it had started anything"
+            self._facts = replace(self._facts, spawn_error=problem)
+        else:
+            self._facts = replace(self._facts, guardian_lost=True)
+            self._orphaned = self._warden_lost
 
     def _take_end(self, message: wire.Ended) -> None:
         stop_reason = None if message.reason is None else _reason(message.reason)
@@ -437,8 +473,12 @@ class TaskRun:
         )
         outcome = await self._finish_journal(outcome)
         task.completed_at = datetime.now(UTC)
-        task._outcome = outcome
         task._step(Input.ENDED, outcome.reason)
+        if task._life.reason is not outcome.reason:
+            # The guardian contradicts itself (a success of what it has stopped): not a success.
+            outcome = replace(outcome, reason=Reason.GUARDIAN_LOST)
+            task._step(Input.ENDED, outcome.reason)
+        task._outcome = outcome
         task._settled.set()
         terminal = _TERMINAL[outcome.status](outcome=outcome)
         deliveries = self._emit(terminal, at=task.completed_at)

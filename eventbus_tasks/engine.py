@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import logging
 import os
 import sys
+import threading
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
@@ -19,6 +21,7 @@ import anyio.abc
 
 from eventbus_tasks._bus import Bus
 from eventbus_tasks._native import absorb, endure
+from eventbus_tasks._process.family import read_process
 from eventbus_tasks._process.handle import WardenClient
 from eventbus_tasks._process.lock import Busy, ProjectLock
 from eventbus_tasks._runner import Services, TaskRun
@@ -187,10 +190,9 @@ class TaskEngine:
             warden, self._warden = self._warden, None
             if warden is not None:
                 warden.close()
-                # It lives on only for leftovers that a policy keeps, or that nothing can end.
                 try:
                     await self.plugins.run(
-                        functools.partial(warden.reap, self._reap_wait()),
+                        functools.partial(self._reap, warden),
                         deadline=2 * _WARDEN_EXIT,
                         endures=True,
                     )
@@ -198,9 +200,15 @@ class TaskEngine:
                     logger.exception("the warden could not be reaped")
             self.plugins.close()
 
-    def _reap_wait(self) -> float:
-        left = any(run.task.outcome and run.task.outcome.survivors for run in self._runs.values())
-        return 0.0 if left else _WARDEN_EXIT
+    def _reap(self, warden: WardenClient) -> None:
+        """Wait for the end of the warden; one that stays for leftovers is left to a thread."""
+        kept = any(
+            (found := read_process(one.pid)) and found.start_time == one.start_time
+            for run in self._runs.values()
+            for one in (run.task.outcome.survivors if run.task.outcome else ())
+        )
+        if not warden.reap(0.0 if kept else _WARDEN_EXIT):
+            threading.Thread(target=warden.reap, name="eventbus-tasks warden", daemon=True).start()
 
     def abandon(self) -> None:
         """Give up an engine whose event loop has ended under it.
@@ -218,6 +226,8 @@ class TaskEngine:
         self.plugins.close()
 
     def _load_plugins(self) -> None:
+        with contextlib.suppress(OSError):  # whoever needs it, says so then
+            self.settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.plugins.load_builtins()
         if self._load_installed:
             self.plugins.load_installed()
@@ -239,7 +249,7 @@ class TaskEngine:
                 self._warden = await self.plugins.run(
                     functools.partial(WardenClient.start, python),
                     deadline=30.0,
-                    undo=WardenClient.close,
+                    undo=_dismiss,
                 )
                 self._group.start_soon(self._serve_warden, self._warden)
                 if old is not None:
@@ -419,11 +429,12 @@ class TaskEngine:
 
     def _examine(self, request: TaskRequest) -> tuple[TaskRequest, Settings]:
         """Check a request and read its project's settings (in a worker thread: disk)."""
+        request = request.validate()
         project = Settings.load(request.project_dir, tables=self.plugins.tables)
         if not request.agent:
-            request = replace(request, agent=project.agent)
+            request = replace(request, agent=project.agent).validate()
         # What the program decided for the engine stays decided.
-        return request.validate(), project.pinned(self.settings)
+        return request, project.pinned(self.settings)
 
     def request_stop(self, task: Task, reason: Reason, *, now: bool) -> bool:
         """Begin to end a task (what `Task.cancel_nowait` calls)."""
@@ -480,6 +491,8 @@ class TaskEngine:
             raise TaskActiveError(found.id, found.status)
         run = self._runs.pop(found.id)
         run.emit_removed()
+        if self._services is not None:
+            self._services.forget(found)
         found.output.close()
         return found.outcome
 
@@ -520,6 +533,12 @@ class _Admission:
 def _check_id(answer: Any) -> None:
     if not isinstance(answer, int) or isinstance(answer, bool) or answer < 1:
         raise InvalidRequestError("ebt_next_task_id", f"must return a number >= 1, not {answer!r}")
+
+
+def _dismiss(warden: WardenClient) -> None:
+    """Take back a warden that nobody waits for any more."""
+    warden.close()
+    warden.reap(_WARDEN_EXIT)
 
 
 def _close_lock(lock: ProjectLock | Busy) -> None:

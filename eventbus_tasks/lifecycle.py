@@ -73,7 +73,8 @@ def step(state: LifeState, happened: Input, reason: Reason | None = None) -> Lif
         happened: What happened.
         reason: With STOP, the cause; with ENDED, the reason of the outcome.
 
-    An end absorbs everything; a stop after the program has exited changes nothing; the first
+    What is not in the table does not happen: only a program that ran by itself can complete. An
+    end absorbs everything; a stop after the program has exited changes nothing; the first
     cause of a stop stays the cause.
     """
     if state.status.is_terminal:
@@ -92,9 +93,13 @@ def step(state: LifeState, happened: Input, reason: Reason | None = None) -> Lif
             return state
         case Input.LEADER_EXITED:
             return replace(state, leader_exited=True)
-        case Input.ENDED if reason is not None:
+        case Input.ENDED if reason is not None and _may_end(state, reason):
             return replace(state, status=reason.status, reason=reason)
     return state
+
+
+def _may_end(state: LifeState, reason: Reason) -> bool:
+    return reason.status in TRANSITIONS[state.status]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +134,7 @@ def judge(facts: Facts) -> tuple[Reason, str]:
     if facts.unkillable:
         return Reason.UNKILLABLE, "processes withstood SIGKILL"
     if facts.guardian_lost:
-        return Reason.GUARDIAN_LOST, "the guardian of the task was killed; its family was ended"
+        return Reason.GUARDIAN_LOST, "the guardian of the task was killed"
     if facts.stop_reason is not None:
         return facts.stop_reason, _STOP_MESSAGES.get(facts.stop_reason, "")
     if facts.plugin_error is not None:

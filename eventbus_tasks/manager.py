@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import itertools
 import logging
@@ -10,7 +9,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, ClassVar, Final, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from eventbus_tasks.engine import TaskEngine
 from eventbus_tasks.errors import EngineClosedError
@@ -21,6 +20,9 @@ from eventbus_tasks.output import RING_LINES
 from eventbus_tasks.settings import Settings
 from eventbus_tasks.signals import is_async_callable
 from eventbus_tasks.task import Task
+
+if TYPE_CHECKING:
+    import asyncio
 
 __all__ = ["ClaudeTask", "TaskManager"]
 
@@ -209,6 +211,8 @@ class TaskManager:
     async def _running_engine(self) -> TaskEngine:
         if self._engine is not None:
             return self._engine
+        import asyncio  # here, because everybody imports this module, and few need it
+
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
@@ -386,6 +390,8 @@ class _AsyncioHost:
     """Keeps an engine running in an asyncio loop, without a block of the user around it."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, engine: TaskEngine) -> None:
+        import asyncio
+
         self._loop = loop
         self._engine = engine
         self._ready: asyncio.Future[TaskEngine] = loop.create_future()
@@ -421,10 +427,14 @@ class _AsyncioHost:
 
     async def engine(self) -> TaskEngine:
         """Return the running engine; several callers may wait for its start."""
+        import asyncio
+
         return await asyncio.shield(self._ready)
 
     async def close(self) -> None:
         """End every task, and stop."""
+        import asyncio
+
         if self._loop is not asyncio.get_running_loop():
             self.abandon()
             return

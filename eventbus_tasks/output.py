@@ -231,14 +231,17 @@ class StreamCursor:
     def _find_line_start(self, start: int) -> None:
         """Find the beginning of the last, incomplete line by looking backwards from the end."""
         end = self.position
+        step = 4096  # nearly always enough
         while end > start:
-            begin = max(start, end - 4096)
+            begin = max(start, end - step)
+            step = min(4 * step, 1024 * 1024)
             found = self._output.read(begin, end, self.stream).rfind(b"\n")
             if found >= 0:
                 self.line_start = begin + found + 1
                 break
             end = begin
         while self.position - self.line_start > MAX_LINE:
-            around = self.line_start + MAX_LINE
-            head = self._output.read(self.line_start, around + 1, self.stream)
-            self.line_start += piece_end(head)
+            # What decides about the cut is in the last few bytes of the piece.
+            near = self.line_start + MAX_LINE - 4
+            around = self._output.read(near, near + 5, self.stream)
+            self.line_start = near + piece_end(around, 4 - MAX_LINE)

@@ -191,7 +191,9 @@ class OutputStore(Protocol):
     """Where a task's bytes are kept: the answer to ``ebt_output_log``."""
 
     def open(self, *, separate_stderr: bool) -> LogFiles:
-        """Open the files for one task. Called once, in a worker thread, under a deadline.
+        """Open the files for one task, in a worker thread, under a deadline.
+
+        Called once; again only if nobody could take what the first call returned.
 
         Raises:
             OSError: The files cannot be made; the engine keeps the bytes in an unnamed file

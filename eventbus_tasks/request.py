@@ -59,7 +59,7 @@ class TaskRequest:
     Attributes:
         name: For people; need not be unique.
         project_dir: The directory to work in; must exist.
-        agent: Which agent does it; ``"command"`` runs `argv`.
+        agent: Which agent does it; ``"command"`` runs `argv`; empty for the one of the settings.
         prompt: What the agent is told; never becomes a command-line argument.
         argv: The command, for the agent ``"command"``.
         env: Variables on top of the host's environment. Never written to disk.
@@ -89,8 +89,7 @@ class TaskRequest:
         _check_text("name", self.name)
         if not self.name.strip():
             raise InvalidRequestError("name", "must not be empty")
-        if not self.agent:
-            raise InvalidRequestError("agent", "must not be empty")
+        _check_text("agent", self.agent)
         if self.agent == "command" and not self.argv:
             raise InvalidRequestError("argv", "a command needs at least the program to run")
         if "\0" in self.prompt:

@@ -135,9 +135,12 @@ def _read_options(arguments: argparse.Namespace) -> RunOptions:
             error("behind -- there must be a command")
         if words:
             error(f"either a prompt or a command, not both: {words[0]!r} stands before the --")
-        if arguments.agent not in (None, "command"):
-            error(f"the agent {arguments.agent!r} takes a prompt, not a command")
         prompt = ""
+        if arguments.agent not in (None, "command"):
+            # As anywhere else, -- protects what begins with a dash: here, the prompt.
+            if len(argv) > 1:
+                error(f"the agent {arguments.agent!r} takes a prompt, not a command")
+            prompt, argv = argv[0], ()
     else:
         if len(words) > 1:
             error("put the prompt in quotes; for a command put -- before it: ebt run -- COMMAND …")

@@ -33,6 +33,7 @@ from eventbus_tasks._process.family import (
     signal_process,
 )
 from eventbus_tasks._process.ladder import KILL, Ladder, Policy, Rung, rungs_of
+from eventbus_tasks._process.marker import MARK
 from eventbus_tasks._process.outbox import Outbox
 from eventbus_tasks._process.record import write_end_record
 from eventbus_tasks._process.spawn import IGNORED, LeaderPlan, parse_failure, start_leader
@@ -174,7 +175,7 @@ class Guardian:
         return True
 
     def _environment(self) -> dict[bytes, bytes]:
-        pairs = {**self._spec.env, "EBT_TASK": self._spec.uid}
+        pairs = {**self._spec.env, MARK: self._spec.uid}
         return {
             name.encode("utf-8", "surrogateescape"): value.encode("utf-8", "surrogateescape")
             for name, value in pairs.items()

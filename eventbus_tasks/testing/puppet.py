@@ -128,9 +128,7 @@ class Puppet:
 
     # -- orders --------------------------------------------------------------------------------
 
-    def say(
-        self, text: str | bytes, *, stream: str = "stdout", times: int = 1
-    ) -> int:
+    def say(self, text: str | bytes, *, stream: str = "stdout", times: int = 1) -> int:
         """Have it write, all of it, and return how many bytes that were.
 
         Args:

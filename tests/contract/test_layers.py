@@ -18,6 +18,7 @@ LAYERS: Final[tuple[frozenset[str], ...]] = (
     # Plain values and small tools: no task, no plugin, no event loop of their own.
     frozenset(
         {
+            "_native",
             "_threads",
             "command",
             "errors",
@@ -33,7 +34,7 @@ LAYERS: Final[tuple[frozenset[str], ...]] = (
     # What an engine is made of. `builtin` is written like plugins.
     frozenset(
         {
-            "_bus", "_native",
+            "_bus",
             "_delivery",
             "_derived",
             "_following",

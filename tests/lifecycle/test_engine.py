@@ -122,7 +122,6 @@ async def test_spawns_at_once_in_one_project(stage: Stage) -> None:
         ({"name": "a\0b"}, "name"),
         ({"argv": ["true", "a\0b"]}, "argv[1]"),
         ({"argv": [""]}, "argv[0]"),
-        ({"argv": "true"}, ""),
         ({"argv": ["x" * (128 * 1024)]}, "argv[0]"),
         ({"env": {"A": "x" * (128 * 1024)}}, "env['A']"),
         ({"env": {"A=B": "x"}}, "env['A=B']"),
@@ -280,10 +279,10 @@ async def test_two_engines(stage: Stage) -> None:
     other_stage = Stage(stage.new_project("elsewhere"))
     async with stage.engine() as one, other_stage.engine() as two:
         task, puppet = await stage.start(one)
-        with pytest.raises(ProjectBusyError):
-            await two.spawn_task("t", argv=["true"], project_dir=stage.project)
         other = await two.spawn_task("t", argv=["true"], project_dir=other_stage.project)
         await other.wait()
+        with pytest.raises(ProjectBusyError):
+            await two.spawn_task("t", argv=["true"], project_dir=stage.project)
         assert task.id == other.id == 1
         assert task.uid != other.uid
         with pytest.raises(TaskNotFoundError):

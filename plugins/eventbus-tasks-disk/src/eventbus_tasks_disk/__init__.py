@@ -1,0 +1,111 @@
+"""Keeps the output, events and history of tasks on disk, from the first byte, however they end.
+
+Only the hooks are here, and nothing is imported before it is needed: every start of the command
+line imports this module. What is written where is described in the README.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from eventbus_tasks.hookspecs import hookimpl
+from eventbus_tasks_disk.settings import DiskSettings
+
+if TYPE_CHECKING:
+    import argparse
+
+    from eventbus_tasks import Journal, OutputStore, Task, TaskEngine
+
+__all__ = [
+    "DiskSettings",
+    "ebt_engine_started",
+    "ebt_engine_stopping",
+    "ebt_next_task_id",
+    "ebt_open_journal",
+    "ebt_output_log",
+    "ebt_register_commands",
+    "ebt_register_settings",
+]
+
+
+@hookimpl
+def ebt_register_settings(register: Callable[[str, type], None]) -> None:
+    """Declare the table ``[disk]``."""
+    register("disk", DiskSettings)
+
+
+@hookimpl
+def ebt_register_commands(
+    register: Callable[[str, str, Callable[[argparse.ArgumentParser], Any]], None],
+) -> None:
+    """Add ``ebt ls``, ``ebt show`` and ``ebt logs``."""
+    register("ls", "list tasks, also of other processes and earlier days", _configure_ls)
+    register("show", "show what is known about a task", _configure_show)
+    register("logs", "print the output of a task", _configure_logs)
+
+
+@hookimpl
+def ebt_engine_started(engine: TaskEngine) -> None:
+    """Remember whose numbers have to be unique."""
+    from eventbus_tasks_disk import ids
+
+    ids.add_engine(engine)
+
+
+@hookimpl
+def ebt_engine_stopping(engine: TaskEngine) -> None:
+    """Forget it again."""
+    from eventbus_tasks_disk import ids
+
+    ids.remove_engine(engine)
+
+
+@hookimpl
+def ebt_next_task_id() -> int:
+    """Give out a number that no task of this user has had.
+
+    Raises:
+        OSError: The state directory cannot be used.
+    """
+    from eventbus_tasks_disk import ids
+
+    return ids.next_id(ids.state_directories())
+
+
+@hookimpl
+def ebt_open_journal(task: Task) -> Journal | None:
+    """Open the journal of a task, and enter the task into the history."""
+    if not task.settings.table(DiskSettings).enabled:
+        return None
+    from eventbus_tasks_disk.journal import DiskJournal
+
+    return DiskJournal(task)
+
+
+@hookimpl
+def ebt_output_log(task: Task) -> OutputStore | None:
+    """Keep the output of a task in named files."""
+    if not task.settings.table(DiskSettings).enabled:
+        return None
+    from eventbus_tasks_disk.store import DiskStore
+
+    return DiskStore(task)
+
+
+def _configure_ls(parser: argparse.ArgumentParser) -> None:
+    from eventbus_tasks_disk import commands
+
+    commands.configure_ls(parser)
+
+
+def _configure_show(parser: argparse.ArgumentParser) -> None:
+    from eventbus_tasks_disk import commands
+
+    commands.configure_show(parser)
+
+
+def _configure_logs(parser: argparse.ArgumentParser) -> None:
+    from eventbus_tasks_disk import commands
+
+    commands.configure_logs(parser)

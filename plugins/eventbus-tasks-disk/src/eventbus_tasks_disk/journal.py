@@ -1,0 +1,211 @@
+"""The durable record of one task: its events as they happen, and the readable file at its end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+from weakref import WeakKeyDictionary
+
+from eventbus_tasks_disk.history import Entry, Host, add_to_index
+from eventbus_tasks_disk.records import encode_record
+from eventbus_tasks_disk.settings import DiskSettings
+from eventbus_tasks_disk.storage import END_RECORD, JOURNAL, LOGS, MARKDOWN, TaskFolder
+
+if TYPE_CHECKING:
+    from eventbus_tasks import Outcome, Task, TaskEvent
+
+__all__ = ["DiskJournal", "folder_of"]
+
+_folders: Final[WeakKeyDictionary[Task, TaskFolder]] = WeakKeyDictionary()
+_folders_lock: Final = threading.Lock()
+
+
+def folder_of(task: Task) -> TaskFolder | None:
+    """Return the place that the open journal of a task has taken, if there is one."""
+    with _folders_lock:
+        return _folders.get(task)
+
+
+class DiskJournal:
+    """The journal of one task.
+
+    Where it cannot be opened it says so at the first `append`, because that is how a failure
+    gets into the outcome of the task; the task goes on.
+
+    Args:
+        task: Whose journal it is.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._settings = task.settings.table(DiskSettings)
+        self._lock = threading.Lock()
+        self._folder: TaskFolder | None = None
+        self._file = -1
+        self._size = 0  # of what is whole
+        self._torn = False
+        self._failing = False
+        self._missing = 0
+        self._untold: OSError | None = None
+        try:
+            self._open()
+        except OSError as error:
+            self._untold = error
+
+    def _open(self) -> None:
+        task = self._task
+        folder, self._file = TaskFolder.reserve(
+            task.project_dir,
+            self._settings.directory,
+            task.id,
+            task.uid,
+            JOURNAL,
+            os.O_WRONLY | os.O_APPEND,
+        )
+        self._folder = folder
+        with _folders_lock:
+            _folders[task] = folder
+        entry = Entry(
+            id=task.id,
+            uid=task.uid,
+            name=task.name,
+            agent=task.agent,
+            project_dir=str(task.project_dir),
+            directory=self._settings.directory,
+            files=folder.stem,
+            created=task.created_at.isoformat(),
+            host=Host.current(),
+        )
+        add_to_index(task.settings.state_dir, entry)
+
+    def append(self, events: Sequence[TaskEvent]) -> None:
+        """Write events, whole or not at all.
+
+        Raises:
+            OSError: They could not be written. The same trouble is told once, not for each
+                event; the next events are tried again.
+        """
+        untold, self._untold = self._untold, None
+        if self._file >= 0:
+            data = b"".join(encode_record(event.to_dict()) for event in events)
+            try:
+                self._write(data)
+            except OSError:
+                self._missing += len(events)
+                if not self._failing:
+                    self._failing = True
+                    raise
+            else:
+                self._failing = False
+        if untold is not None:
+            raise untold
+
+    def _write(self, data: bytes) -> None:
+        if self._torn:
+            data = b"\n" + data
+        done = 0
+        try:
+            while done < len(data):  # one call, unless the disk is full
+                done += os.write(self._file, data[done:] if done else data)
+        except OSError as error:
+            if done:
+                self._torn = True
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._file, self._size)
+                    self._torn = False
+            raise self._named(error) from None
+        self._torn = False
+        self._size += done
+
+    def _named(self, error: OSError) -> OSError:
+        assert self._folder is not None
+        return OSError(error.errno, error.strerror, self._folder.path_of(JOURNAL))
+
+    def finish(self, outcome: Outcome) -> None:
+        """Make journal and logs durable, and write the readable file.
+
+        May go on in an abandoned thread after `close`.
+
+        Raises:
+            OSError: Something could not be written; everything else was.
+        """
+        with self._lock:
+            if self._folder is None or self._file < 0:
+                return  # that was told before
+            folder, journal = self._folder.duplicate(), os.dup(self._file)
+        steps: list[Callable[[], object]] = [
+            folder.check,
+            lambda: _sync_logs(folder),
+            lambda: os.fsync(journal),
+            lambda: _remove_unused(folder),
+            folder.sync,
+        ]
+        if self._settings.markdown:
+            steps.append(lambda: self._write_markdown(folder, outcome))
+        first: OSError | None = None
+        try:
+            for step in steps:
+                try:
+                    step()
+                except OSError as error:
+                    first = first or error
+        finally:
+            os.close(journal)
+            folder.close()
+        if first is not None:
+            raise first
+        if self._missing:
+            raise OSError(f"{self._missing} events are missing in {folder.path_of(JOURNAL)}")
+
+    def _write_markdown(self, folder: TaskFolder, outcome: Outcome) -> None:
+        from eventbus_tasks_disk.markdown import write_markdown
+        from eventbus_tasks_disk.report import facts_of, sections_of
+
+        try:
+            with contextlib.ExitStack() as stack:
+                sections = sections_of(self._task, outcome, folder, stack)
+                with folder.replace(MARKDOWN) as descriptor:
+                    facts = facts_of(self._task, outcome, datetime.now(UTC))
+                    title = f"Task {self._task.id}: {outcome.status.value}"
+                    write_markdown(descriptor, title, facts, sections)
+        except OSError as error:
+            path = error.filename or folder.path_of(MARKDOWN)
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+    def close(self) -> None:
+        """Let go of everything. Does not wait."""
+        with _folders_lock:
+            _folders.pop(self._task, None)
+        with self._lock:
+            folder, self._folder = self._folder, None
+            file, self._file = self._file, -1
+        if folder is not None:
+            folder.close()
+        if file >= 0:
+            os.close(file)
+
+
+def _sync_logs(folder: TaskFolder) -> None:
+    # The guardian has done that, unless it was killed.
+    for suffix in LOGS.values():
+        with contextlib.suppress(FileNotFoundError):
+            descriptor = folder.open(suffix)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+def _remove_unused(folder: TaskFolder) -> None:
+    """Remove an end record that no guardian has written: the task was never started."""
+    with contextlib.suppress(FileNotFoundError):
+        descriptor = folder.open(END_RECORD)
+        try:
+            if not os.fstat(descriptor).st_size:
+                folder.remove(END_RECORD)
+        finally:
+            os.close(descriptor)

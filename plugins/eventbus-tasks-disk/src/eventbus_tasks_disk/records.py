@@ -1,0 +1,112 @@
+"""Lines that show by themselves whether they are whole: the format of journal and index.
+
+A record is one line: a JSON object in ASCII whose first member is ``"crc32"``, eight hexadecimal
+digits. It is the CRC-32 of the object without that member: of ``{`` and everything behind the
+comma, up to ``}``, the line ending excluded. So a torn or changed line is noticed, and any JSON
+tool can still read the file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+__all__ = ["MAX_RECORD", "decode_record", "encode_record", "lines_backwards", "records_forwards"]
+
+MAX_RECORD: Final = 128 * 1024 * 1024
+"""A longer line is none of ours: nobody's memory is filled with it."""
+
+_HEAD: Final = re.compile(rb'\{"crc32":"([0-9a-f]{8})",')
+_HEAD_LENGTH: Final = len('{"crc32":"00000000",')
+_BLOCK: Final = 64 * 1024
+
+
+def encode_record(data: Mapping[str, Any]) -> bytes:
+    """Return a record, with its line ending.
+
+    Args:
+        data: JSON data, not empty. What JSON does not know is written as a string, because an
+            option that somebody made up must not cost a task its history.
+
+    Raises:
+        ValueError: It refers to itself, or is empty.
+    """
+    if not data:
+        raise ValueError("a record needs something in it")
+    body = json.dumps(data, separators=(",", ":"), default=str).encode("ascii")
+    return b'{"crc32":"%08x",%s\n' % (zlib.crc32(body), body[1:])
+
+
+def decode_record(line: bytes) -> dict[str, Any] | None:
+    """Return the data of a record, without its checksum, or ``None`` if it is not whole."""
+    line = line.removesuffix(b"\n")
+    head = _HEAD.match(line)
+    if head is None:
+        return None
+    if zlib.crc32(line[_HEAD_LENGTH:], zlib.crc32(b"{")) != int(head[1], 16):
+        return None
+    try:
+        data = json.loads(b"{" + line[_HEAD_LENGTH:])
+    except (ValueError, RecursionError):
+        return None
+    return data if isinstance(data, dict) else None
+
+
+def records_forwards(descriptor: int) -> Iterator[dict[str, Any] | None]:
+    """Yield the data of every line of a file, and ``None`` for one that is not whole.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    for line in _lines(descriptor):
+        if line != b"":
+            yield decode_record(line)
+
+
+def _lines(descriptor: int) -> Iterator[bytes]:
+    position = 0
+    rest: list[bytes] = []
+    length = 0
+    while block := os.pread(descriptor, _BLOCK, position):
+        position += len(block)
+        pieces = block.split(b"\n")
+        for piece in pieces[:-1]:
+            yield _joined([*rest, piece], length + len(piece))
+            rest, length = [], 0
+        length += len(pieces[-1])
+        if length <= MAX_RECORD:
+            rest.append(pieces[-1])
+    if length:
+        yield _joined(rest, length)
+
+
+def lines_backwards(descriptor: int) -> Iterator[bytes]:
+    """Yield the lines of a file, the last one first, reading no more than is asked for.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    position = os.fstat(descriptor).st_size
+    rest: list[bytes] = []  # the end of a line whose beginning was not read yet
+    length = 0
+    while position > 0:
+        size = min(_BLOCK, position)
+        position -= size
+        pieces = os.pread(descriptor, size, position).split(b"\n")
+        length += len(pieces[-1])
+        if length <= MAX_RECORD:
+            rest.append(pieces[-1])
+        if len(pieces) > 1:
+            yield _joined(rest[::-1], length)
+            yield from reversed(pieces[1:-1])
+            rest, length = [pieces[0]], len(pieces[0])
+    if length:
+        yield _joined(rest[::-1], length)
+
+
+def _joined(pieces: list[bytes], length: int) -> bytes:
+    return b"?" if length > MAX_RECORD else b"".join(pieces)
