@@ -136,7 +136,7 @@ def judge(facts: Facts) -> tuple[Reason, str]:
     if facts.guardian_lost:
         return Reason.GUARDIAN_LOST, "the guardian of the task was killed"
     if facts.stop_reason is not None:
-        return facts.stop_reason, _STOP_MESSAGES.get(facts.stop_reason, "")
+        return facts.stop_reason, _STOP_MESSAGES.get(facts.stop_reason, facts.stop_reason.value)
     if facts.plugin_error is not None:
         return Reason.PLUGIN_ERROR, facts.plugin_error
     if facts.spawn_error is not None:
