@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import anyio
 import anyio.lowlevel
@@ -29,7 +29,7 @@ from eventbus_tasks.signals import EventSignal, EventStream, Subscription, descr
 
 __all__ = ["Bus"]
 
-logger = logging.getLogger("eventbus_tasks")
+logger: Final[logging.Logger] = logging.getLogger("eventbus_tasks")
 
 E = TypeVar("E", bound=TaskEvent)
 

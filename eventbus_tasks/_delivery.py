@@ -29,7 +29,7 @@ class Delivery:
     __slots__ = ("_done", "subscription")
 
     def __init__(self, subscription: Subscription) -> None:
-        self.subscription = subscription
+        self.subscription: Subscription = subscription
         self._done = anyio.Event()
 
     @property
@@ -54,7 +54,7 @@ class Mailbox:
         self._entries: deque[list[Any]] = deque()  # [event, delivery], mutable for merging
         self._last: dict[str, list[Any]] = {}
         self._wakeup = anyio.Event()
-        self.closed = False
+        self.closed: bool = False
 
     def __len__(self) -> int:
         return len(self._entries)

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Services", "TaskRun"]
 
-logger = logging.getLogger("eventbus_tasks")
+logger: Final[logging.Logger] = logging.getLogger("eventbus_tasks")
 
 RETAINED_LOGS: Final = 128
 """Ended tasks of an engine whose unnamed logs are kept whole."""

@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import anyio
 
@@ -19,7 +19,7 @@ from eventbus_tasks._native import absorb
 
 __all__ = ["CallFailedError", "DaemonPool", "DeadlineExceededError", "call_with_deadline"]
 
-logger = logging.getLogger("eventbus_tasks")
+logger: Final[logging.Logger] = logging.getLogger("eventbus_tasks")
 
 T = TypeVar("T")
 

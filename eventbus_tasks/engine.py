@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import anyio
 import anyio.abc
@@ -45,7 +45,7 @@ from eventbus_tasks.task import Task
 
 __all__ = ["TaskEngine"]
 
-logger = logging.getLogger("eventbus_tasks")
+logger: Final[logging.Logger] = logging.getLogger("eventbus_tasks")
 
 E = TypeVar("E", bound=TaskEvent)
 
@@ -85,12 +85,12 @@ class TaskEngine:
         plugins: Mapping[str, object] | None = None,
         load_installed: bool = True,
     ) -> None:
-        self.settings = settings if settings is not None else Settings.load()
-        self.plugins = PluginHost(self.settings)
+        self.settings: Settings = settings if settings is not None else Settings.load()
+        self.plugins: PluginHost = PluginHost(self.settings)
         self._extra_plugins = dict(plugins or {})
         self._load_installed = load_installed
         self._bus = Bus(overrun_after=self.settings.overrun_after)
-        self.signals = TaskSignals(self._bus)
+        self.signals: TaskSignals = TaskSignals(self._bus)
         self._runs: dict[int, TaskRun] = {}
         self._ids = itertools.count(1)
         self._group: anyio.abc.TaskGroup | None = None

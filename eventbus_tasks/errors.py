@@ -93,7 +93,7 @@ class ProjectBusyError(EventbusTasksError):
     def __init__(self, project_dir: str, holder: dict[str, Any] | None = None) -> None:
         super().__init__(project_dir, holder)
         self.project_dir = project_dir
-        self.holder = dict(holder or {})
+        self.holder: dict[str, Any] = dict(holder or {})
 
     def __str__(self) -> str:
         text = f"another task works in {self.project_dir!r}"

@@ -143,7 +143,8 @@ def judge(facts: Facts) -> tuple[Reason, str]:
         return Reason.SPAWN_FAILED, facts.spawn_error
     verdict, code = facts.verdict, facts.return_code
     if verdict is not None and verdict.reason is not Reason.EXITED:
-        return verdict.reason, verdict.message
+        known = verdict.reason in _VERDICTS
+        return (verdict.reason if known else Reason.AGENT_ERROR), verdict.message or "it failed"
     if code is None:
         return Reason.GUARDIAN_LOST, "the exit status is unknown"
     if code < 0:
@@ -152,6 +153,9 @@ def judge(facts: Facts) -> tuple[Reason, str]:
         return Reason.EXIT_CODE, f"exit status {code}"
     return Reason.EXITED, "" if verdict is None else verdict.message
 
+
+# What an interpreter can know; whether a task was cancelled or its host died, it cannot.
+_VERDICTS: Final = frozenset({Reason.AGENT_ERROR, Reason.NO_RESULT, Reason.PLUGIN_ERROR})
 
 _STOP_MESSAGES: Final[Mapping[Reason, str]] = MappingProxyType(
     {

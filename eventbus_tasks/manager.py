@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ClaudeTask", "TaskManager"]
 
-logger = logging.getLogger("eventbus_tasks")
+logger: Final[logging.Logger] = logging.getLogger("eventbus_tasks")
 
 Handler = Callable[..., Any]
 

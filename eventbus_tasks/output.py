@@ -189,8 +189,8 @@ class StreamCursor:
 
     def __init__(self, output: TaskOutput, stream: Stream) -> None:
         self.stream: Stream = stream
-        self.position = 0
-        self.line_start = 0
+        self.position: int = 0
+        self.line_start: int = 0
         self._output = output
         self._log = output._log(stream)
         self._gaps: list[tuple[int, int]] = []

@@ -7,6 +7,7 @@ ends at the first exception.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import functools
 import inspect
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CommandContribution", "Failure", "PluginHost", "PluginReport"]
 
-logger = logging.getLogger("eventbus_tasks")
+logger: Final[logging.Logger] = logging.getLogger("eventbus_tasks")
 
 # Reports a failed hook: (where, what, overran).
 Failure = Callable[[str, str, bool], None]
@@ -251,6 +252,8 @@ class PluginHost:
         def add_table(table: str, declared: type) -> None:
             if table in self.tables:
                 raise PluginError(name, f"the settings table {table!r} is taken already")
+            if not (isinstance(declared, type) and dataclasses.is_dataclass(declared)):
+                raise PluginError(name, f"the settings table {table!r} must be a dataclass")
             declared()  # every key needs a default
             tables[table] = declared
 

@@ -27,7 +27,7 @@ from eventbus_tasks.errors import SettingsError
 
 __all__ = ["Settings"]
 
-logger = logging.getLogger("eventbus_tasks")
+logger: Final[logging.Logger] = logging.getLogger("eventbus_tasks")
 
 T = TypeVar("T")
 
@@ -267,6 +267,8 @@ def _convert_scalar(value: Any, wanted: Any) -> Any:
     if wanted in (int, float) and not isinstance(value, bool):
         if isinstance(value, (int, float, str)):
             number = wanted(value)
+            if wanted is int and isinstance(value, float) and number != value:
+                raise ValueError(f"must be a whole number, not {value!r}")
             if number != number or number in (float("inf"), float("-inf")):
                 raise ValueError(f"must be a finite number, not {value!r}")
             return number

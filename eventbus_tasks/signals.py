@@ -83,10 +83,10 @@ class Subscription:
         self.event_type = event_type
         self.task_uid = task_uid
         self.number = number
-        self.is_async = is_async_callable(receiver)
-        self.where = describe_callable(receiver)
-        self.closed = False
-        self.stuck = False
+        self.is_async: bool = is_async_callable(receiver)
+        self.where: str = describe_callable(receiver)
+        self.closed: bool = False
+        self.stuck: bool = False
         self.mailbox: Mailbox | None = None
         self._strong = None if weak else receiver
         self._weak: Callable[[], Any] | None = None
@@ -240,29 +240,37 @@ class TaskSignals:
 
     def __init__(self, bus: Switchboard) -> None:
         self._bus = bus
-        self.task_accepted = bus.signal(events.TaskAccepted)
-        self.task_started = bus.signal(events.TaskStarted)
-        self.output_received = bus.signal(events.OutputReceived)
-        self.output_line = bus.signal(events.OutputLine)
-        self.output_dropped = bus.signal(events.OutputDropped)
+        self.task_accepted: EventSignal[events.TaskAccepted] = bus.signal(events.TaskAccepted)
+        self.task_started: EventSignal[events.TaskStarted] = bus.signal(events.TaskStarted)
+        self.output_received: EventSignal[events.OutputReceived] = bus.signal(events.OutputReceived)
+        self.output_line: EventSignal[events.OutputLine] = bus.signal(events.OutputLine)
+        self.output_dropped: EventSignal[events.OutputDropped] = bus.signal(events.OutputDropped)
         self.agent_activity: EventSignal[events.AgentActivity] = bus.signal(events.AgentActivity)
-        self.agent_session = bus.signal(events.AgentSession)
-        self.agent_message = bus.signal(events.AgentMessage)
-        self.agent_tool_started = bus.signal(events.AgentToolStarted)
-        self.agent_tool_finished = bus.signal(events.AgentToolFinished)
-        self.agent_usage = bus.signal(events.AgentUsage)
-        self.agent_input_required = bus.signal(events.AgentInputRequired)
-        self.agent_result = bus.signal(events.AgentResult)
-        self.agent_unknown = bus.signal(events.AgentEventUnknown)
-        self.task_stopping = bus.signal(events.TaskStopping)
-        self.signal_sent = bus.signal(events.SignalSent)
-        self.task_completed = bus.signal(events.TaskCompleted)
-        self.task_failed = bus.signal(events.TaskFailed)
-        self.task_cancelled = bus.signal(events.TaskCancelled)
-        self.task_ended = bus.signal(events.TaskEnded)
-        self.task_removed = bus.signal(events.TaskRemoved)
-        self.handler_failed = bus.signal(events.HandlerFailed)
-        self.any_event = bus.signal(TaskEvent)
+        self.agent_session: EventSignal[events.AgentSession] = bus.signal(events.AgentSession)
+        self.agent_message: EventSignal[events.AgentMessage] = bus.signal(events.AgentMessage)
+        self.agent_tool_started: EventSignal[events.AgentToolStarted] = bus.signal(
+            events.AgentToolStarted
+        )
+        self.agent_tool_finished: EventSignal[events.AgentToolFinished] = bus.signal(
+            events.AgentToolFinished
+        )
+        self.agent_usage: EventSignal[events.AgentUsage] = bus.signal(events.AgentUsage)
+        self.agent_input_required: EventSignal[events.AgentInputRequired] = bus.signal(
+            events.AgentInputRequired
+        )
+        self.agent_result: EventSignal[events.AgentResult] = bus.signal(events.AgentResult)
+        self.agent_unknown: EventSignal[events.AgentEventUnknown] = bus.signal(
+            events.AgentEventUnknown
+        )
+        self.task_stopping: EventSignal[events.TaskStopping] = bus.signal(events.TaskStopping)
+        self.signal_sent: EventSignal[events.SignalSent] = bus.signal(events.SignalSent)
+        self.task_completed: EventSignal[events.TaskCompleted] = bus.signal(events.TaskCompleted)
+        self.task_failed: EventSignal[events.TaskFailed] = bus.signal(events.TaskFailed)
+        self.task_cancelled: EventSignal[events.TaskCancelled] = bus.signal(events.TaskCancelled)
+        self.task_ended: EventSignal[events.TaskEnded] = bus.signal(events.TaskEnded)
+        self.task_removed: EventSignal[events.TaskRemoved] = bus.signal(events.TaskRemoved)
+        self.handler_failed: EventSignal[events.HandlerFailed] = bus.signal(events.HandlerFailed)
+        self.any_event: EventSignal[TaskEvent] = bus.signal(TaskEvent)
 
     def of(self, event_type: type[E] | str) -> EventSignal[E]:
         """Return the signal of an event class, or of a wire name.

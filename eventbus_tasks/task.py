@@ -55,8 +55,8 @@ class Task:
         self.ref = ref
         self.request = request
         self.settings = settings
-        self.output = TaskOutput()
-        self.created_at = datetime.now(UTC)
+        self.output: TaskOutput = TaskOutput()
+        self.created_at: datetime = datetime.now(UTC)
         self.started_at: datetime | None = None
         self.completed_at: datetime | None = None
         self.pid: int | None = None

@@ -1,7 +1,8 @@
-"""Values for hypothesis, which must be installed: bytes as programs write them, policies, outcomes."""
+"""Values for hypothesis, which must be installed: bytes as programs write them, policies, ends."""
 
 from __future__ import annotations
 
+import itertools
 import signal
 from collections.abc import Sequence
 from typing import Final
@@ -52,7 +53,7 @@ def output_bytes(max_pieces: int = 40) -> st.SearchStrategy[bytes]:
 def split(data: bytes, cuts: Sequence[int]) -> list[bytes]:
     """Return `data` in chunks, cut at these places (modulo its length)."""
     places = sorted({cut % (len(data) + 1) for cut in cuts} | {0, len(data)})
-    return [data[start:end] for start, end in zip(places, places[1:], strict=False)]
+    return [data[start:end] for start, end in itertools.pairwise(places)]
 
 
 @st.composite

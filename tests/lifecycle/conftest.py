@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,6 +36,15 @@ QUICK = TerminationPolicy(
 E = TypeVar("E", bound=TaskEvent)
 
 
+async def until(condition: Callable[[], object]) -> None:
+    """Wait until something is true that no event tells."""
+    with anyio.fail_after(GUARD):
+        while True:
+            if condition():
+                return
+            await anyio.sleep(0.002)
+
+
 class Recorder:
     """Everything that one receiver has had, in order."""
 
@@ -63,10 +72,8 @@ class Recorder:
 
     async def until(self, kind: type[E], task: Task | None = None, *, count: int = 1) -> E:
         """Wait for an event of a kind and return it."""
-        with anyio.fail_after(GUARD):
-            while len(found := self.of(kind, task)) < count:
-                await anyio.sleep(0.002)
-        return found[count - 1]
+        await until(lambda: len(self.of(kind, task)) >= count)
+        return self.of(kind, task)[count - 1]
 
 
 class MemoryJournal:
@@ -118,9 +125,7 @@ class Stage:
         path.mkdir()
         return path
 
-    def engine(
-        self, *, plugins: Mapping[str, object] | None = None, **settings: Any
-    ) -> TaskEngine:
+    def engine(self, *, plugins: Mapping[str, object] | None = None, **settings: Any) -> TaskEngine:
         """Return an engine, not entered yet, whose events are recorded and journaled."""
         engine = TaskEngine(
             replace(Settings.load(), **settings),
@@ -208,4 +213,3 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
     made = Stage(tmp_path)
     yield made
     made.close()
-

@@ -26,7 +26,7 @@ from eventbus_tasks import (
     TaskStopping,
 )
 
-from .conftest import GUARD, QUICK, Stage
+from .conftest import GUARD, QUICK, Stage, until
 
 pytestmark = pytest.mark.anyio
 
@@ -40,15 +40,22 @@ async def is_free(stage: Stage, engine: TaskEngine) -> bool:
     return (await task.wait()).reason is Reason.EXITED
 
 
-async def settled(engine: TaskEngine) -> None:
-    """Wait until no task runs."""
+async def until_free(stage: Stage, engine: TaskEngine) -> None:
+    """Wait until the project can be used: what is cancelled ends in the background."""
     with anyio.fail_after(GUARD):
-        while engine.running_tasks:
+        while True:
+            if await is_free(stage, engine):
+                return
             await anyio.sleep(0.002)
 
 
+async def settled(engine: TaskEngine) -> None:
+    """Wait until no task runs."""
+    await until(lambda: not engine.running_tasks)
+
+
 async def test_cancel_before_the_start(stage: Stage) -> None:
-    """A task that is cancelled at once, while it is PENDING, starts nothing and frees its project."""
+    """A task that is cancelled while it is PENDING starts nothing and frees its project."""
     async with stage.engine() as engine:
         task = await engine.spawn_task("t", argv=["sleep", "1000"], project_dir=stage.project)
         assert task.status is TaskStatus.PENDING
@@ -62,7 +69,7 @@ async def test_cancel_before_the_start(stage: Stage) -> None:
 
 @pytest.mark.parametrize("passes", range(12))
 async def test_cancel_after_some_passes(stage: Stage, passes: int) -> None:
-    """However far its start has come, a cancelled task is cancelled, once, and frees its project."""
+    """However far its start has come, a task is cancelled, once, and frees its project."""
     async with stage.engine() as engine:
         task = await engine.spawn_task(
             "t", argv=["sleep", "1000"], project_dir=stage.project, policy=QUICK
@@ -140,15 +147,13 @@ async def test_cancel_after_the_exit(stage: Stage) -> None:
 
 
 async def test_cancel_while_leftovers_are_swept(stage: Stage) -> None:
-    """A cancel after the program has exited, while its family lives, does not change the outcome."""
+    """A cancel after the exit of the program, while its family lives, changes nothing."""
     policy = QUICK.with_changes(exit_grace=3600.0)
     async with stage.engine() as engine:
         task, puppet = await stage.start(engine, policy=policy)
         child = puppet.spawn(session=True)
         puppet.exit(0)
-        with anyio.fail_after(GUARD):
-            while task.return_code is None:
-                await anyio.sleep(0.002)
+        await until(lambda: task.return_code is not None)
         assert not task.cancel_nowait()
         assert task.status is TaskStatus.RUNNING
         child.kill()
@@ -228,9 +233,7 @@ async def test_spawn_is_cancelled(stage: Stage, passes: int) -> None:
         for task in got:  # it was quicker, so it is an ordinary task
             await task.cancel()
         await settled(engine)
-        with anyio.fail_after(GUARD):
-            while not await is_free(stage, engine):
-                await anyio.sleep(0.002)
+        await until_free(stage, engine)
     for task in engine.tasks:
         stage.check(task)
     assert {event.outcome.reason for event in stage.recorder.of(TaskEnded)} <= {
@@ -246,9 +249,7 @@ async def test_spawn_is_cancelled_natively(stage: Stage, passes: int) -> None:
         pytest.skip("trio has no other cancellation than by scopes")
     async with stage.engine() as engine:
         spawning = asyncio.ensure_future(
-            engine.spawn_task(
-                "t", argv=["sleep", "1000"], project_dir=stage.project, policy=QUICK
-            )
+            engine.spawn_task("t", argv=["sleep", "1000"], project_dir=stage.project, policy=QUICK)
         )
         for _ in range(passes):
             await asyncio.sleep(0)
@@ -260,9 +261,7 @@ async def test_spawn_is_cancelled_natively(stage: Stage, passes: int) -> None:
         else:
             await task.cancel()
         await settled(engine)
-        with anyio.fail_after(GUARD):
-            while not await is_free(stage, engine):
-                await anyio.sleep(0.002)
+        await until_free(stage, engine)
     for task in engine.tasks:
         stage.check(task)
 
@@ -274,9 +273,7 @@ async def test_spawn_in_a_cancelled_scope(stage: Stage) -> None:
             scope.cancel()
             await engine.spawn_task("t", argv=["sleep", "1000"], project_dir=stage.project)
         await settled(engine)
-        with anyio.fail_after(GUARD):
-            while not await is_free(stage, engine):
-                await anyio.sleep(0.002)
+        await until_free(stage, engine)
 
 
 # -- the engine closes -----------------------------------------------------------------------------
@@ -287,15 +284,18 @@ class BodyError(Exception):
 
 
 async def leave_by_error(_: anyio.CancelScope) -> None:
+    """Raise."""
     raise BodyError
 
 
 async def leave_by_scope(scope: anyio.CancelScope) -> None:
+    """Be cancelled by a scope."""
     scope.cancel()
     await anyio.sleep_forever()
 
 
 async def leave_by_native_cancel(_: anyio.CancelScope) -> None:
+    """Be cancelled as an asyncio task."""
     current = asyncio.current_task()
     assert current is not None
     current.cancel()
@@ -303,12 +303,14 @@ async def leave_by_native_cancel(_: anyio.CancelScope) -> None:
 
 
 async def leave_with_cancel_pending(_: anyio.CancelScope) -> None:
+    """Leave while the cancellation as an asyncio task has not been met yet."""
     current = asyncio.current_task()
     assert current is not None
     current.cancel()
 
 
 async def leave_regularly(_: anyio.CancelScope) -> None:
+    """Just leave."""
     return
 
 

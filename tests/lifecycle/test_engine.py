@@ -27,7 +27,7 @@ from eventbus_tasks import (
     UnknownAgentError,
 )
 
-from .conftest import GUARD, QUICK, Stage
+from .conftest import GUARD, QUICK, Stage, until
 
 pytestmark = pytest.mark.anyio
 
@@ -193,7 +193,7 @@ async def test_closing_engine_refuses(stage: Stage) -> None:
     assert len(errors) == 1
 
 
-# -- looking up and removing ------------------------------------------------------------------------
+# -- looking up and removing ------------------------------------------------------------
 
 
 async def test_find_and_get(stage: Stage) -> None:
@@ -345,9 +345,7 @@ async def test_many_tasks_at_once(stage: Stage) -> None:
                 )
             )
         for task in tasks[1::2]:
-            with anyio.fail_after(GUARD):
-                while not task.output.size():
-                    await anyio.sleep(0.002)
+            await until(task.output.size)
             task.cancel_nowait()
         outcomes = [await task.wait() for task in tasks]
         assert [task.output.text() for task in tasks] == [f"{n}\n" for n in range(20)]
@@ -358,7 +356,7 @@ async def test_many_tasks_at_once(stage: Stage) -> None:
 
 
 async def test_leftovers_that_a_policy_keeps(stage: Stage) -> None:
-    """With `after_exit="leave"` survivors are named, the task has ended, the project stays taken."""
+    """With `after_exit="leave"` survivors are named, and the project stays taken by them."""
     policy = QUICK.with_changes(after_exit="leave")
     async with stage.engine() as engine:
         task, puppet = await stage.start(engine, policy=policy)

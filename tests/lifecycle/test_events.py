@@ -59,7 +59,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_accepted(stage: Stage) -> None:
-    """`TaskAccepted` is the first event, and carries the request, which is read back without env."""
+    """`TaskAccepted` is the first event and carries the request, which hides its variables."""
     async with stage.engine() as engine:
         got = Recorder()
         engine.signals.task_accepted.connect(got)
@@ -130,7 +130,7 @@ async def test_output_line(stage: Stage) -> None:
         engine.signals.output_line.connect(sync)
         engine.signals.output_line.connect(receive)
         task, puppet = await stage.start(engine)
-        puppet.say("one\r\n\ntwo\xe4\n".encode("utf-8") + b"\xff\n")
+        puppet.say("one\r\n\ntwo\xe4\n".encode() + b"\xff\n")
         await stage.recorder.until(OutputReceived, task)
         puppet.say("end")
         puppet.exit()
@@ -171,7 +171,7 @@ async def test_separate_streams(stage: Stage) -> None:
 
 
 async def test_output_dropped(stage: Stage) -> None:
-    """`OutputDropped` names the bytes that a retention limit has cost, and the outcome counts them."""
+    """`OutputDropped` names the bytes that a limit has cost, and the outcome counts them."""
     policy = QUICK.with_changes(max_output=64 * 1024, keep="tail")
     async with stage.engine() as engine:
         got = Recorder()
@@ -449,7 +449,7 @@ async def test_failed_by_signal(stage: Stage) -> None:
     ],
 )
 async def test_failed_to_spawn(stage: Stage, argv: list[str], said: str) -> None:
-    """A missing program is the outcome of an accepted task, says what is missing, frees the project."""
+    """A missing program is the outcome of an accepted task, names it, and frees the project."""
     async with stage.engine() as engine:
         task = await engine.spawn_task("missing", argv=argv, project_dir=stage.project)
         outcome = await task.wait()
@@ -629,7 +629,7 @@ async def test_no_stdin_is_empty(stage: Stage) -> None:
 
 
 async def test_surroundings(stage: Stage) -> None:
-    """A program has the project as its directory, its variables, a session, and three descriptors."""
+    """A program has the project as its directory, its variables, a session, three descriptors."""
     old = os.umask(0o027)
     try:
         async with stage.engine() as engine:

@@ -78,7 +78,8 @@ def raising(fault: str) -> Callable[..., Any]:
     """Return a function that raises."""
 
     def function(*_: Any, **__: Any) -> Any:
-        raise FAULTS[fault]()
+        error = FAULTS[fault]()
+        raise error
 
     return function
 
@@ -223,7 +224,7 @@ async def test_async_hook_is_refused(stage: Stage) -> None:
             return Command(argv=("false",))
 
     async with stage.engine(plugins={"bad": Plugin()}) as engine:
-        task, outcome = await run_true(stage, engine)
+        _, outcome = await run_true(stage, engine)
     assert outcome.reason is Reason.EXITED
     assert "synchronous" in failures(stage, "ebt_build_command")[0].error
 
@@ -345,7 +346,7 @@ async def test_journal_that_raises(stage: Stage, method: str, fault: str) -> Non
     assert outcome.reason is Reason.EXITED
     if method != "close":
         assert is_told(outcome.persist_error)
-    check_story([e for e in stage.recorder.of(TaskEvent, task)], task)
+    check_story(stage.recorder.of(TaskEvent, task), task)
     check_journal(journal.seen)
     assert journal.calls[-3:] == ["finish", "append", "close"]
 
@@ -482,9 +483,10 @@ async def test_given_plugin_that_is_broken(stage: Stage, fault: str) -> None:
     class Broken:
         @hookimpl
         def ebt_register_agents(self, register: Callable[[str, str], None]) -> None:
-            raise FAULTS[fault]()
+            error = FAULTS[fault]()
+            raise error
 
-    with pytest.raises(PluginError, match="says no|StopIteration"):
+    with pytest.raises(PluginError, match=r"says no|StopIteration"):
         async with stage.engine(plugins={"broken": Broken()}):
             pytest.fail("the engine has started")
 

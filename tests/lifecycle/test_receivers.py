@@ -29,7 +29,7 @@ from eventbus_tasks import (
     TaskStopping,
 )
 
-from .conftest import GUARD, Recorder, Stage, check_story
+from .conftest import GUARD, Recorder, Stage, check_story, until
 
 pytestmark = pytest.mark.anyio
 
@@ -98,12 +98,14 @@ async def test_receiver_that_raises(stage: Stage, kind: str, fault: str) -> None
 
     def sync(event: TaskEvent) -> None:
         calls.append(event)
-        raise FAULTS[fault]()
+        error = FAULTS[fault]()
+        raise error
 
     async def later(event: TaskEvent) -> None:
         calls.append(event)
         await anyio.lowlevel.checkpoint()
-        raise FAULTS[fault]()
+        error = FAULTS[fault]()
+        raise error
 
     def like_blinker(sender: Any, event: TaskEvent) -> None:
         sync(event)
@@ -346,7 +348,7 @@ async def test_receiver_that_connects_another(stage: Stage) -> None:
             lambda event: engine.signals.any_event.connect(late, task=event.task)
         )
         task = await whole_life(stage, engine)
-    assert [event.name for event in late.events][0] == "output.received"
+    assert late.events[0].name == "output.received"
     assert isinstance(late.events[-1], TaskEnded)
     assert {event.task for event in late.events} == {task.ref}
 
@@ -450,9 +452,7 @@ async def test_slow_receiver_gets_merged_output(stage: Stage) -> None:
         puppet.say("0123456789abcde\n")
         await stage.recorder.until(OutputReceived, task)
         written = 16 + sum(puppet.say("0123456789abcde\n", times=4096) for _ in range(20))
-        with anyio.fail_after(GUARD):
-            while task.output.size() < written:
-                await anyio.sleep(0.002)
+        await until(lambda: task.output.size() == written)
         release.set()
         puppet.exit()
         await task.wait()

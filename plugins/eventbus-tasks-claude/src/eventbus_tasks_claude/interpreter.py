@@ -59,7 +59,7 @@ class ClaudeInterpreter:
     """
 
     def __init__(self, *, resumed: bool = False) -> None:
-        self.session_id = ""
+        self.session_id: str = ""
         self._model = ""
         self._usage = UsageCounter(resumed=resumed)
         self._tools = ToolCalls()

@@ -1,0 +1,180 @@
+"""Reading a task's output, compared with the plainest way to do it, over a real file."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eventbus_tasks import LogFiles, OutputUnavailableError, TaskOutput, decode_line, output
+from eventbus_tasks.output import RING_BYTES, RING_LINES, StreamCursor
+from eventbus_tasks.testing.strategies import output_bytes
+
+
+@contextmanager
+def kept(data: bytes, *, named: bool = False) -> Iterator[tuple[TaskOutput, StreamCursor]]:
+    """Return the output of a task that has written `data`, all of it seen."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = f"{directory}/log"
+        log = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+        with open(log, "wb", closefd=False) as file:
+            file.write(data)
+        made = TaskOutput()
+        made.attach(LogFiles(stdout=log, stdout_path=path if named else None))
+        cursor = StreamCursor(made, "stdout")
+        while cursor.advance(1 << 20, len(data)):
+            pass
+        try:
+            yield made, cursor
+        finally:
+            made.close()
+
+
+def reference(data: bytes) -> list[str]:
+    """Return all lines."""
+    lines = data.split(b"\n")
+    return [decode_line(line) for line in (lines if lines[-1] else lines[:-1])]
+
+
+@given(output_bytes(), st.integers(-1, 12))
+def test_tail(data: bytes, count: int) -> None:
+    """The tail is the last lines of everything, whatever is in them."""
+    with kept(data) as (made, _):
+        assert made.tail(count) == (reference(data)[-count:] if count > 0 else [])
+        assert made.tail() == reference(data)[-RING_LINES:]
+
+
+@given(
+    st.lists(st.integers(0, 300), min_size=1, max_size=40),
+    st.integers(1, 30),
+    st.booleans(),
+    st.integers(16, 256),
+)
+def test_tail_over_many_blocks(sizes: list[int], count: int, ended: bool, block: int) -> None:
+    """However the lines lie across the blocks that are read, the tail is the last of them."""
+    data = b"\n".join(str(n).encode() + b"x" * size for n, size in enumerate(sizes))
+    data += b"\n" * ended
+    with pytest.MonkeyPatch.context() as patch, kept(data) as (made, _):
+        patch.setattr(output, "_BLOCK", block)
+        assert made.tail(count) == reference(data)[-count:]
+
+
+def test_ring_is_bounded() -> None:
+    """The ring view has 1,000 lines and spans 8 MiB at most."""
+    assert (RING_LINES, RING_BYTES) == (1000, 8 * 1024 * 1024)
+    line = b"x" * (100 * 1024 - 1) + b"\n"
+    with kept(line * 100) as (made, _):
+        tail = made.tail()
+        assert len(tail) == RING_BYTES // len(line)
+        assert set(map(len, tail)) == {len(line) - 1}
+    with kept(b"y" * (9 * 1024 * 1024)) as (made, _):
+        (only,) = made.tail()
+        assert len(only) == RING_BYTES
+
+
+@given(output_bytes(), st.integers(0, 300), st.none() | st.integers(0, 300))
+def test_read(data: bytes, start: int, end: int | None) -> None:
+    """Reading a range gives the bytes of that range, as far as they are there."""
+    with kept(data) as (made, _):
+        assert made.read(start, end) == data[start:end]
+        assert made.text() == data.decode("utf-8", "replace")
+        assert made.size() == len(data)
+
+
+@pytest.mark.parametrize("size", [0, 10, 64 * 1024, 64 * 1024 + 1])
+@pytest.mark.parametrize("named", [False, True])
+def test_after_the_end(size: int, named: bool) -> None:
+    """Output stays readable after the end, without a descriptor where that is possible."""
+    data = b"x" * size
+    with kept(data, named=named) as (made, _):
+        made.end()
+        assert made.read() == data
+        assert made.read(3, 5) == data[3:5]
+        made.end()
+        assert made.text() == data.decode()
+
+
+def test_after_removal() -> None:
+    """An unnamed log is gone with its task; a named one stays on disk and readable."""
+    with kept(b"data") as (made, _):
+        made.close()
+        with pytest.raises(OutputUnavailableError):
+            made.read()
+        with pytest.raises(OutputUnavailableError):
+            made.tail()
+    with kept(b"data", named=True) as (made, _):
+        path = made.path()
+        made.close()
+        assert made.read() == b"data"
+        assert path is not None
+        Path(path).unlink()
+        with pytest.raises(OutputUnavailableError):
+            made.read()
+
+
+def test_a_link_is_not_followed() -> None:
+    """Who puts a link in the place of a log does not make us read another file."""
+    with kept(b"data", named=True) as (made, _):
+        path = made.path()
+        assert path is not None
+        made.close()
+        Path(path).unlink()
+        Path(path).symlink_to("/etc/passwd")
+        with pytest.raises(OutputUnavailableError):
+            made.read()
+
+
+def test_without_a_log() -> None:
+    """A task that has not started has no output, and says so by emptiness."""
+    made = TaskOutput()
+    assert (made.streams, made.size(), made.read(), made.tail(), made.text()) == (
+        (),
+        0,
+        b"",
+        [],
+        "",
+    )
+    assert made.path() is None
+
+
+def test_memory_is_used_only_for_small_unnamed_logs() -> None:
+    """An ended task holds a descriptor only for an unnamed log that is large."""
+    before = len(os.listdir("/proc/self/fd"))
+    with kept(b"small") as (made, _):
+        made.end()
+        assert len(os.listdir("/proc/self/fd")) == before
+        assert made.read() == b"small"
+
+
+@given(
+    st.integers(0, 400),
+    st.lists(st.tuples(st.integers(0, 400), st.integers(1, 60)), max_size=5),
+    st.integers(1, 100),
+)
+def test_cursor_leaves_out_gaps(size: int, gaps: list[tuple[int, int]], limit: int) -> None:
+    """The ranges are in order, disjoint, and cover everything but what was lost."""
+    taken: list[tuple[int, int]] = []
+    for start, length in sorted(gaps):
+        if (not taken or start >= taken[-1][1]) and start + length <= size:
+            taken.append((start, start + length))
+    with kept(b"") as (made, _):
+        descriptor = made._log("stdout").descriptor
+        assert descriptor is not None
+        os.pwrite(descriptor, b"x" * size, 0)
+        cursor = StreamCursor(made, "stdout")
+        for start, end in taken:
+            cursor.add_gap(start, end)
+        covered: list[int] = []
+        while (found := cursor.advance(limit, size)) is not None:
+            start, end, _ = found
+            assert 0 < end - start <= limit
+            covered += range(start, end)
+        lost = {offset for start, end in taken for offset in range(start, end)}
+        assert covered == [offset for offset in range(size) if offset not in lost]
+        assert cursor.position == size
