@@ -15,6 +15,20 @@ import anyio
 import anyio.lowlevel
 
 from eventbus_tasks import events
+from eventbus_tasks._answers import (
+    check_command,
+    check_files,
+    check_journal,
+    check_policy,
+    check_store,
+    close_files,
+    close_quietly,
+    current_umask,
+    open_stdin,
+    reason_of,
+    spawn_message,
+    utc,
+)
 from eventbus_tasks._following import OutputFollower
 from eventbus_tasks._native import absorb, endure, redeliver
 from eventbus_tasks._process import wire
@@ -25,7 +39,6 @@ from eventbus_tasks.outcome import Outcome, Reason, Survivor, TaskStatus
 from eventbus_tasks.policies import (
     Journal,
     LogFiles,
-    OutputStore,
     Stream,
     TerminationPolicy,
 )
@@ -192,12 +205,12 @@ class TaskRun:
 
     async def _prepare(self) -> None:
         if not self._seq:
-            journal = await self._ask("ebt_open_journal", check=_check_journal, undo=_close_quietly)
+            journal = await self._ask("ebt_open_journal", check=check_journal, undo=close_quietly)
             self._journal = cast("Journal | None", journal)
             self._emit(events.TaskAccepted(request=self.task.request))
         if self._stopped():
             return
-        command = await self._ask("ebt_build_command", check=_check_command)
+        command = await self._ask("ebt_build_command", check=check_command)
         if self._stopped():
             return
         if command is None:
@@ -229,7 +242,7 @@ class TaskRun:
 
     async def _choose_policy(self) -> TerminationPolicy:
         request = self.task.request
-        policy = request.policy or await self._ask("ebt_termination_policy", check=_check_policy)
+        policy = request.policy or await self._ask("ebt_termination_policy", check=check_policy)
         if policy is None:
             policy = TerminationPolicy()
         if request.timeout is not None:
@@ -238,7 +251,7 @@ class TaskRun:
 
     async def _open_log(self, command: Command) -> LogFiles | None:
         separate = command.stderr == "separate"
-        store = await self._ask("ebt_output_log", check=_check_store)
+        store = await self._ask("ebt_output_log", check=check_store)
         settings = self.task.settings
         fallback = UnnamedLog(settings.output_dir or settings.state_dir / "unnamed")
         for candidate in (store, fallback):
@@ -248,9 +261,9 @@ class TaskRun:
                 files: LogFiles = await self._services.plugins.run(
                     functools.partial(candidate.open, separate_stderr=separate),
                     deadline=self._services.settings.hook_deadline,
-                    undo=_close_files,
+                    undo=close_files,
                 )
-                _check_files(files)
+                check_files(files)
             except Exception as error:
                 self._failed_to_persist(f"output log: {type(error).__name__}: {error}")
                 continue
@@ -267,13 +280,13 @@ class TaskRun:
             argv=list(command.argv),
             cwd=str(command.cwd or self.task.project_dir),
             env=dict(environ),
-            umask=_current_umask(),
+            umask=current_umask(),
             capture=command.capture,
             policy=self._policy.to_dict(),
         )
         self._argv = tuple(command.argv)
         self._output.interpreter = command.interpreter
-        stdin = _open_stdin(command.stdin)
+        stdin = open_stdin(command.stdin)
         try:
             self._link = warden.launch(
                 spec,
@@ -330,24 +343,24 @@ class TaskRun:
         match message:
             case wire.Started():
                 task.pid = message.pid
-                task.started_at = _utc(message.at)
+                task.started_at = utc(message.at)
                 task._step(Input.EXECUTED)
                 self._executed = True
                 self._wake_follower()  # it may have been woken for output before it might tell
                 self._emit(events.TaskStarted(pid=message.pid, argv=self._argv), at=task.started_at)
             case wire.SpawnFailed():
-                self._facts = replace(self._facts, spawn_error=_spawn_message(message))
+                self._facts = replace(self._facts, spawn_error=spawn_message(message))
             case wire.Stopping():
-                reason = _reason(message.reason)
+                reason = reason_of(message.reason)
                 task._step(Input.STOP, reason)
                 self._emit(
                     events.TaskStopping(reason=reason.value, policy=self._policy),
-                    at=_utc(message.at),
+                    at=utc(message.at),
                 )
             case wire.SignalSent():
                 self._emit(
                     events.SignalSent(signal=message.signal, pids=tuple(message.pids)),
-                    at=_utc(message.at),
+                    at=utc(message.at),
                 )
             case wire.Dropped():
                 stream = cast("Stream", message.stream)
@@ -382,7 +395,7 @@ class TaskRun:
             self._orphaned = self._warden_lost
 
     def _take_end(self, message: wire.Ended) -> None:
-        stop_reason = None if message.reason is None else _reason(message.reason)
+        stop_reason = None if message.reason is None else reason_of(message.reason)
         self._facts = replace(
             self._facts,
             return_code=message.return_code,
@@ -483,7 +496,7 @@ class TaskRun:
         terminal = _TERMINAL[outcome.status](outcome=outcome)
         deliveries = self._emit(terminal, at=task.completed_at)
         if self._journal is not None:
-            _close_quietly(self._journal)
+            close_quietly(self._journal)
         task.output.end()
         self._services.retain(task)
         await self._await_receivers(deliveries)
@@ -567,91 +580,3 @@ class TaskRun:
         logger.error("%r: %s", self.task, problem)
         if self._persist_error is None:
             self._persist_error = problem
-
-
-def _check_command(answer: Any) -> None:
-    if not isinstance(answer, Command):
-        raise TypeError(f"ebt_build_command must return a Command or None, not {answer!r}")
-    answer.validate()
-
-
-def _check_policy(answer: Any) -> None:
-    if not isinstance(answer, TerminationPolicy):
-        raise TypeError(
-            f"ebt_termination_policy must return a TerminationPolicy or None, not {answer!r}"
-        )
-
-
-def _check_store(answer: Any) -> None:
-    if not isinstance(answer, OutputStore):
-        raise TypeError(f"ebt_output_log must return an object with open(), not {answer!r}")
-
-
-def _check_journal(answer: Any) -> None:
-    if not isinstance(answer, Journal):
-        raise TypeError(
-            f"ebt_open_journal must return an object with append(), finish() and close(), "
-            f"not {answer!r}"
-        )
-
-
-def _check_files(files: Any) -> None:
-    if not isinstance(files, LogFiles):
-        raise TypeError(f"open() must return LogFiles, not {files!r}")
-    for descriptor in (files.stdout, files.stderr, files.end_record):
-        if descriptor is not None:
-            os.fstat(descriptor)
-
-
-def _close_files(files: LogFiles) -> None:
-    _check_files(files)
-    for descriptor in (files.stdout, files.stderr, files.end_record):
-        if descriptor is not None:
-            os.close(descriptor)
-
-
-def _close_quietly(journal: Journal) -> None:
-    try:
-        journal.close()
-    except BaseException as error:
-        logger.exception("a journal could not be closed")
-        redeliver(error)
-
-
-def _open_stdin(data: bytes | None) -> int:
-    """Return a descriptor for standard input that needs no writer and comes to an end."""
-    if data is None:
-        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-    descriptor = os.memfd_create("stdin", os.MFD_CLOEXEC)
-    try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(descriptor, view) :]
-        # A reader of its own offset, which cannot write into what others read.
-        return os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
-    finally:
-        os.close(descriptor)
-
-
-def _current_umask() -> int:
-    with open("/proc/self/status") as status:
-        for line in status:
-            if line.startswith("Umask:"):
-                return int(line.split()[1], 8)
-    return 0o077
-
-
-def _utc(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
-
-
-def _reason(word: str) -> Reason:
-    try:
-        return Reason(word)
-    except ValueError:
-        logger.error("the guardian gave an unknown reason: %r", word)
-        return Reason.CANCELLED
-
-
-def _spawn_message(message: wire.SpawnFailed) -> str:
-    return message.message or f"{message.path}: {os.strerror(message.errno)}"

@@ -58,9 +58,7 @@ def overrides_with_reason(reason: str) -> Callable[[F], F]:
 
 def _has_reason(test: object) -> bool:
     marks = getattr(test, "pytestmark", ())
-    excused = any(
-        mark.name in ("xfail", "skip") and mark.kwargs.get("reason") for mark in marks
-    )
+    excused = any(mark.name in ("xfail", "skip") and mark.kwargs.get("reason") for mark in marks)
     return bool(getattr(test, _REASON, "")) or excused
 
 

@@ -118,13 +118,12 @@ class CommandBuilderContract(Contract):
             named = [name for name, value in variables if secret in value]
             assert not named, f"the prompt is in the variables {named}"
 
-    @pytest.mark.parametrize("form", ["empty", "long", "dashes", "unicode", "lines"])
+    @pytest.mark.parametrize("form", ["long", "dashes", "unicode", "lines"])
     async def test_any_prompt_is_accepted(
         self, case: BuilderCase, project: Path, tmp_path: Path, form: str
     ) -> None:
-        """A prompt of any length and form starts the agent."""
+        """A prompt of any length and form starts the agent; an empty one may be refused."""
         prompt = {
-            "empty": "",
             "long": "word " * 60_000,
             "dashes": "--help",
             "unicode": "größer \U0001f600 \u2028 \x1b[31m",
@@ -291,7 +290,8 @@ class InterpreterContract(Contract):
         """No line whatsoever makes it raise, and nonsense alone is no success."""
         interpreter = case.make()
         for line in _HOSTILE:
-            assert all(isinstance(item, AgentActivity) for item in interpreter.interpret(line, stream))
+            for event in interpreter.interpret(line, stream):
+                assert isinstance(event, AgentActivity), f"not an AgentActivity: {event!r}"
         verdict = interpreter.verdict(ProcessExit(return_code=1))
         assert verdict is None or verdict.reason.status is TaskStatus.FAILED, verdict
 

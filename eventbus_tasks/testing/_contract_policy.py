@@ -60,7 +60,9 @@ class TerminationPolicyContract(Contract):
 
             plugins = {"tested": case.plugin, "stand-in": StandIn(case.agent, command)}
             async with open_bench(plugins, tmp_path, case.tables) as bench:
-                task = await bench.engine.spawn_task("policy", "go", project, agent=case.agent)
+                task = await bench.engine.spawn_task(
+                    "policy", "go", project, agent=case.agent, argv=puppet.argv
+                )
                 await puppet.connected()
                 yield bench, task, puppet
 
@@ -154,7 +156,12 @@ class TerminationPolicyContract(Contract):
             plugins = {"tested": case.plugin, "stand-in": StandIn(case.agent, command)}
             async with open_bench(plugins, tmp_path, case.tables) as bench:
                 task = await bench.engine.spawn_task(
-                    "limit", "go", project, agent=case.agent, timeout=0.2
+                    "limit",
+                    "go",
+                    project,
+                    agent=case.agent,
+                    argv=puppet.argv,
+                    timeout=0.2,
                 )
                 outcome = await task.wait()
                 bench.check(task, outcome)

@@ -47,6 +47,7 @@ LAYERS: Final[tuple[frozenset[str], ...]] = (
             "task",
         }
     ),
+    frozenset({"_answers"}),
     frozenset({"_runner"}),
     frozenset({"engine"}),
     frozenset({"manager"}),
@@ -65,7 +66,7 @@ BESIDE: Final[dict[str, frozenset[str]]] = {
 
 # Who may import from beside the layers.
 USERS: Final[dict[str, frozenset[str]]] = {
-    "_process": frozenset({"_runner", "engine", "testing"}),
+    "_process": frozenset({"_answers", "_runner", "engine", "testing"}),
     "_cli": frozenset({"__main__"}),
 }
 

@@ -209,6 +209,9 @@ def test_families_are_found_with_and_without_kernel_lists(monkeypatch: pytest.Mo
         assert process.stdout is not None
         grandchild = int(process.stdout.readline())
         try:
+            # The shell names it when it is forked, which is before it has become another program.
+            while (found := family.read_process(grandchild)) and not found.executed:
+                os.sched_yield()
             walk = family.descendants(os.getpid())
             assert {process.pid, grandchild} <= {p.pid for p in walk}
             assert family._children_by_scan(process.pid) == [grandchild]

@@ -511,29 +511,35 @@ def lifecycle_machine(backend: str, options: dict[str, Any]) -> type[RuleBasedSt
             """Leave the engine: what still runs ends as `engine_closed`, and nothing stays."""
             try:
                 self.engine_context.__exit__(None, None, None)
-                for life in self.lives:
-                    assert not life.puppet.living()
-                    assert life.task.outcome is not None
-                    if life.expected is None:
-                        assert life.task.outcome.reason is Reason.ENGINE_CLOSED
-                        assert life.task.output.read() == bytes(life.said)
-                    for event in self.told(life, TaskEvent):
-                        json.dumps(event.to_dict())
+                self.check_the_end()
             finally:
                 self.portal_context.__exit__(None, None, None)
                 for life in self.lives:
                     life.puppet.close()
                 shutil.rmtree(self.directory, ignore_errors=True)
-            # Logs that were kept whole are descriptors as long as anybody holds the task.
+                self.forget_everything()
+            self.guard.__exit__(None, None, None)
+
+        def check_the_end(self) -> None:
+            for life in self.lives:
+                assert not life.puppet.living()
+                assert life.task.outcome is not None
+                if life.expected is None:
+                    assert life.task.outcome.reason is Reason.ENGINE_CLOSED
+                    assert life.task.output.read() == bytes(life.said)
+                for event in self.told(life, TaskEvent):
+                    json.dumps(event.to_dict())
+
+        def forget_everything(self) -> None:
+            """Logs that were kept whole are descriptors for as long as anybody holds the task."""
             self.lives.clear()
             self.holders.clear()
             self.witness.events.clear()
-            self.journal.events.clear()
-            del self.engine, self.engine_context
             self.witness.engine = None
+            self.journal.events.clear()
             self.bundles.clear()
             self.names_to_values.clear()
-            self.guard.__exit__(None, None, None)
+            del self.engine, self.engine_context
 
     return TaskLifecycle
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import eventbus_tasks_claude
 import fake_claude
 import pytest
@@ -25,16 +28,29 @@ RUN = (
     fake_claude.result("It is done."),
 )
 
+OWN_SCENARIO = """\
+#!/bin/sh
+own=$(mktemp -d) && cp "$FAKE_CLAUDE" "$own/scenario.json" || exit
+FAKE_CLAUDE="$own/scenario.json" exec "$REAL_FAKE" "$@"
+"""
+
 
 class TestBuilder(CommandBuilderContract):
     """The command of Claude Code, with a scripted one in its place."""
 
     @pytest.fixture
-    def case(self, fake: FakeClaude) -> BuilderCase:
+    def case(self, fake: FakeClaude, tmp_path: Path) -> BuilderCase:
         """Return a run that succeeds."""
-        return BuilderCase(
-            plugin=eventbus_tasks_claude, agent="claude", env=fake.environment(*RUN)
-        )
+        env = fake.environment(*RUN)
+        # What a scripted Claude writes down lies beside its scenario: each run has its own.
+        wrapper = tmp_path / "wrapper" / "claude"
+        wrapper.parent.mkdir()
+        wrapper.write_text(OWN_SCENARIO)
+        wrapper.chmod(0o700)
+        env["PATH"] = f"{wrapper.parent}{os.pathsep}{env['PATH']}"
+        env["TMPDIR"] = str(tmp_path)
+        env["REAL_FAKE"] = str(fake.executable)
+        return BuilderCase(plugin=eventbus_tasks_claude, agent="claude", env=env)
 
 
 class TestInterpreter(InterpreterContract):

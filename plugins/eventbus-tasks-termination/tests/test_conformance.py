@@ -14,8 +14,9 @@ class TestBuiltInLadders(TerminationPolicyContract):
 
     @pytest.fixture(params=sorted(AGENT_LADDERS))
     def case(self, request: pytest.FixtureRequest) -> PolicyCase:
-        """Return the agent."""
-        return PolicyCase(plugin=eventbus_tasks_termination, agent=request.param)
+        """Return the agent, with rungs that do not take long."""
+        quick = TerminationSettings(grace=0.2)
+        return PolicyCase(plugin=eventbus_tasks_termination, agent=request.param, tables=(quick,))
 
 
 class TestSettings(TerminationPolicyContract):
@@ -25,6 +26,6 @@ class TestSettings(TerminationPolicyContract):
     def case(self, request: pytest.FixtureRequest) -> PolicyCase:
         """Return a plain command, and a table of settings."""
         table = TerminationSettings(
-            steps=("INT:leader:2", "TERM:tree:2"), after_exit=request.param, max_output="1GiB"
+            steps=("INT:leader:0.2", "TERM:tree:2"), after_exit=request.param, max_output="1GiB"
         )
         return PolicyCase(plugin=eventbus_tasks_termination, tables=(table,))

@@ -272,6 +272,10 @@ anyio.run(main, backend={backend!r})
 """
 
 
+@pytest.mark.skipif(
+    (3, 12, 0) <= sys.version_info < (3, 12, 3),
+    reason="this Python cannot start threads while it ends (python/cpython#113964)",
+)
 async def test_program_that_ends_is_heard_out(
     spoken: Mouth, tmp_path: Path, anyio_backend_name: str
 ) -> None:

@@ -1,0 +1,130 @@
+"""Checks of what plugins answer, and small conversions on the way to and from the guardian."""
+
+from __future__ import annotations
+
+import logging
+import os
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from eventbus_tasks._native import redeliver
+from eventbus_tasks._process import wire
+from eventbus_tasks.outcome import Reason
+from eventbus_tasks.policies import Journal, LogFiles, OutputStore, TerminationPolicy
+from eventbus_tasks.request import Command
+
+__all__ = [
+    "check_command",
+    "check_files",
+    "check_journal",
+    "check_policy",
+    "check_store",
+    "close_files",
+    "close_quietly",
+    "current_umask",
+    "open_stdin",
+    "reason_of",
+    "spawn_message",
+    "utc",
+]
+
+logger: Final[logging.Logger] = logging.getLogger("eventbus_tasks")
+
+
+def check_command(answer: Any) -> None:
+    """Refuse what is no command, or cannot be executed."""
+    if not isinstance(answer, Command):
+        raise TypeError(f"ebt_build_command must return a Command or None, not {answer!r}")
+    answer.validate()
+
+
+def check_policy(answer: Any) -> None:
+    """Refuse what is no policy."""
+    if not isinstance(answer, TerminationPolicy):
+        raise TypeError(
+            f"ebt_termination_policy must return a TerminationPolicy or None, not {answer!r}"
+        )
+
+
+def check_store(answer: Any) -> None:
+    """Refuse what opens no log."""
+    if not isinstance(answer, OutputStore):
+        raise TypeError(f"ebt_output_log must return an object with open(), not {answer!r}")
+
+
+def check_journal(answer: Any) -> None:
+    """Refuse what is no journal."""
+    if not isinstance(answer, Journal):
+        raise TypeError(
+            f"ebt_open_journal must return an object with append(), finish() and close(), "
+            f"not {answer!r}"
+        )
+
+
+def check_files(files: Any) -> None:
+    """Refuse what are no open files."""
+    if not isinstance(files, LogFiles):
+        raise TypeError(f"open() must return LogFiles, not {files!r}")
+    for descriptor in (files.stdout, files.stderr, files.end_record):
+        if descriptor is not None:
+            os.fstat(descriptor)
+
+
+def close_files(files: LogFiles) -> None:
+    """Close what nobody took."""
+    check_files(files)
+    for descriptor in (files.stdout, files.stderr, files.end_record):
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def close_quietly(journal: Journal) -> None:
+    """Close a journal, whatever it raises."""
+    try:
+        journal.close()
+    except BaseException as error:
+        logger.exception("a journal could not be closed")
+        redeliver(error)
+
+
+def open_stdin(data: bytes | None) -> int:
+    """Return a descriptor for standard input that needs no writer and comes to an end."""
+    if data is None:
+        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.memfd_create("stdin", os.MFD_CLOEXEC)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        # A reader of its own offset, which cannot write into what others read.
+        return os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(descriptor)
+
+
+def current_umask() -> int:
+    """Return the umask without changing it for a moment, as `os.umask` does."""
+    with open("/proc/self/status") as status:
+        for line in status:
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    return 0o077
+
+
+def utc(seconds: float) -> datetime:
+    """Return a time of the guardian."""
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def reason_of(word: str) -> Reason:
+    """Return the reason that the guardian means."""
+    try:
+        return Reason(word)
+    except ValueError:
+        logger.error("the guardian gave an unknown reason: %r", word)
+        return Reason.CANCELLED
+
+
+def spawn_message(message: wire.SpawnFailed) -> str:
+    """Say why nothing could be started."""
+    return message.message or f"{message.path}: {os.strerror(message.errno)}"
