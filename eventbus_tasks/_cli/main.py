@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from eventbus_tasks import EventbusTasksError, __version__
-from eventbus_tasks._cli import plugins, run
+from eventbus_tasks._cli import new_plugin, plugins, run
 from eventbus_tasks._cli.exits import INTERNAL, OUTPUT_CLOSED, USAGE, code_of_error
 from eventbus_tasks._cli.messages import configure_logging, is_debugging, say
 
@@ -26,6 +26,7 @@ __all__ = ["main"]
 _BUILT_IN: Final[dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]]] = {
     "run": (run.HELP, run.configure),
     "plugins": (plugins.HELP, plugins.configure),
+    "new-plugin": (new_plugin.HELP, new_plugin.configure),
 }
 
 # Commands that people expect, and the distribution whose plugin has them.

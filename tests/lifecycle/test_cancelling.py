@@ -67,19 +67,21 @@ async def test_cancel_before_the_start(stage: Stage) -> None:
     stage.check(task)
 
 
-@pytest.mark.parametrize("passes", range(12))
-async def test_cancel_after_some_passes(stage: Stage, passes: int) -> None:
+async def test_cancel_after_some_passes(stage: Stage) -> None:
     """However far its start has come, a task is cancelled, once, and frees its project."""
+    tasks = []
     async with stage.engine() as engine:
-        task = await engine.spawn_task(
-            "t", argv=["sleep", "1000"], project_dir=stage.project, policy=QUICK
-        )
-        for _ in range(passes):
-            await anyio.sleep(0.001)
-        assert await task.cancel()
-        assert await is_free(stage, engine)
-    assert len(stage.recorder.of(TaskCancelled, task)) == 1
-    stage.check(task)
+        for passes in range(12):
+            task = await engine.spawn_task(
+                "t", argv=["sleep", "1000"], project_dir=stage.project, policy=QUICK
+            )
+            tasks.append(task)
+            for _ in range(passes):
+                await anyio.sleep(0.001)
+            assert await task.cancel()
+    for task in tasks:
+        assert len(stage.recorder.of(TaskCancelled, task)) == 1
+        stage.check(task)
 
 
 async def test_cancel_twice(stage: Stage) -> None:
@@ -212,28 +214,28 @@ async def test_many_waiters(stage: Stage) -> None:
 # -- spawn is cancelled ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("passes", [0, 1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50])
-async def test_spawn_is_cancelled(stage: Stage, passes: int) -> None:
+async def test_spawn_is_cancelled(stage: Stage) -> None:
     """A caller may be cancelled at any await of `spawn_task`: no task and no process stays."""
     got: list[Task] = []
     async with stage.engine() as engine:
-        async with anyio.create_task_group() as group:
 
-            async def spawn() -> None:
-                got.append(
-                    await engine.spawn_task(
-                        "t", argv=["sleep", "1000"], project_dir=stage.project, policy=QUICK
-                    )
+        async def spawn() -> None:
+            got.append(
+                await engine.spawn_task(
+                    "t", argv=["sleep", "1000"], project_dir=stage.project, policy=QUICK
                 )
+            )
 
-            group.start_soon(spawn)
-            for _ in range(passes):
-                await anyio.lowlevel.checkpoint()
-            group.cancel_scope.cancel()
-        for task in got:  # it was quicker, so it is an ordinary task
-            await task.cancel()
-        await settled(engine)
-        await until_free(stage, engine)
+        for passes in [*range(10), 12, 15, 20, 30, 50]:
+            async with anyio.create_task_group() as group:
+                group.start_soon(spawn)
+                for _ in range(passes):
+                    await anyio.lowlevel.checkpoint()
+                group.cancel_scope.cancel()
+            for task in got:  # it was quicker, so it is an ordinary task
+                await task.cancel()
+            await settled(engine)
+            await until_free(stage, engine)
     for task in engine.tasks:
         stage.check(task)
     assert {event.outcome.reason for event in stage.recorder.of(TaskEnded)} <= {
@@ -242,26 +244,28 @@ async def test_spawn_is_cancelled(stage: Stage, passes: int) -> None:
     }
 
 
-@pytest.mark.parametrize("passes", [0, 1, 2, 3, 5, 8, 13, 21, 34])
-async def test_spawn_is_cancelled_natively(stage: Stage, passes: int) -> None:
+async def test_spawn_is_cancelled_natively(stage: Stage) -> None:
     """The same with the cancellation of asyncio tasks, which no scope holds back."""
     if sniffio.current_async_library() != "asyncio":
         pytest.skip("trio has no other cancellation than by scopes")
     async with stage.engine() as engine:
-        spawning = asyncio.ensure_future(
-            engine.spawn_task("t", argv=["sleep", "1000"], project_dir=stage.project, policy=QUICK)
-        )
-        for _ in range(passes):
-            await asyncio.sleep(0)
-        spawning.cancel()
-        try:
-            task = await spawning
-        except asyncio.CancelledError:
-            pass
-        else:
-            await task.cancel()
-        await settled(engine)
-        await until_free(stage, engine)
+        for passes in [*range(10), 12, 15, 20, 30, 50]:
+            spawning = asyncio.ensure_future(
+                engine.spawn_task(
+                    "t", argv=["sleep", "1000"], project_dir=stage.project, policy=QUICK
+                )
+            )
+            for _ in range(passes):
+                await asyncio.sleep(0)
+            spawning.cancel()
+            try:
+                task = await spawning
+            except asyncio.CancelledError:
+                pass
+            else:
+                await task.cancel()
+            await settled(engine)
+            await until_free(stage, engine)
     for task in engine.tasks:
         stage.check(task)
 

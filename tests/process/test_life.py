@@ -72,7 +72,10 @@ async def test_signals_are_clean(tmp_path: Path, anyio_backend: object) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         signal.signal(signal.SIGTERM, before)
         signal.signal(signal.SIGHUP, hup)
-    assert {name: int(value, 16) for name, value in lines.items()} == expected
+    # 32 and 33 are the C library's own: nobody can set them through it, and its posix_spawn, with
+    # which a test runner may have been started, leaves them ignored.
+    internal = 1 << 31 | 1 << 32
+    assert {name: int(value, 16) & ~internal for name, value in lines.items()} == expected
 
 
 async def test_sigchld_ignored_in_host(tmp_path: Path, anyio_backend: object) -> None:

@@ -504,6 +504,7 @@ def lifecycle_machine(backend: str, options: dict[str, Any]) -> type[RuleBasedSt
                 if life.expected is not None:
                     assert life.task.outcome is not None
                     assert life.task.outcome.reason is life.expected
+                    assert not life.task.outcome.survivors
                     if life.code is not None:
                         assert life.task.outcome.return_code == life.code
 

@@ -6,7 +6,7 @@ import functools
 import gc
 import logging
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -460,7 +460,14 @@ def test_merging_loses_and_doubles_nothing(script: list[tuple[str, int, bool]]) 
 async def working(bus: Bus) -> AsyncIterator[None]:
     """Let a bus have workers."""
     async with anyio.create_task_group() as group:
-        bus.start_worker = group.start_soon
+
+        async def work(function: Callable[[], Awaitable[None]]) -> None:
+            await function()
+
+        def start(function: Callable[[], Awaitable[None]]) -> None:
+            group.start_soon(work, function)
+
+        bus.start_worker = start
         yield
         bus.close()
         bus.start_worker = None

@@ -149,12 +149,13 @@ def test_register_refuses() -> None:
     class Inherited(AgentMessage):
         pass
 
-    for wrong in (Thawed, int, "text"):
+    no_events: list[Any] = [Thawed, int, "text"]
+    for wrong in no_events:
         with pytest.raises(TypeError, match="frozen dataclass"):
-            register_event(wrong)  # type: ignore[type-var]
-    for wrong in (Nameless, Inherited):
-        with pytest.raises(ValueError, match="wire name"):
             register_event(wrong)
+    for unnamed in (Nameless, Inherited):
+        with pytest.raises(ValueError, match="wire name"):
+            register_event(unnamed)
 
 
 def test_what_cannot_travel_is_refused() -> None:

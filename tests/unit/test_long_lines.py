@@ -113,10 +113,11 @@ def test_events_hold_every_line_once(data: bytes, cuts: list[int], more: st.Data
         text = piece.decode("utf-8", "replace") if truncated else decode_line(piece)
         wanted.append((number, text, truncated))
         number += not truncated
+    flags = st.booleans()
     events = _events(data, cuts)
     merged: list[OutputReceived] = []
     for event in events:
-        if merged and more.draw(st.booleans()):
+        if more.draw(flags) and merged:
             merged[-1] = merged[-1].merge(event)
         else:
             merged.append(event)

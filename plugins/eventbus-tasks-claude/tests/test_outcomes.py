@@ -78,6 +78,23 @@ async def test_a_result_that_does_not_say_success_in_full_is_a_failure(
     assert run.outcome.message == message
 
 
+@pytest.mark.parametrize(
+    ("words", "changes", "reason"),
+    [
+        ("/help isn't available in this environment.", {"num_turns": 0}, Reason.AGENT_ERROR),
+        ("/help isn't available in this environment.", {"num_turns": 1}, Reason.EXITED),
+        ("Total cost: $0", {"num_turns": 0, "local_command": "cost"}, Reason.EXITED),
+    ],
+)
+async def test_a_command_that_claude_does_not_have_is_no_success(
+    play: Any, words: str, changes: dict[str, Any], reason: Reason
+) -> None:
+    """What Claude could not do, without asking a model, fails; a command that it has does not."""
+    run = await play(init(), result(words, terminal_reason=..., **changes))
+    assert run.outcome.reason is reason
+    assert words in (run.outcome.message, run.outcome.result)
+
+
 async def test_a_denied_permission_is_not_a_success(play: Any) -> None:
     """Claude exits 0 with a success when a tool was denied: the task fails and names the tools."""
     run = await play(

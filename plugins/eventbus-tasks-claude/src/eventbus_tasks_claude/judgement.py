@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,6 +18,10 @@ _LIMITS: Final[Mapping[str, str]] = {
     "error_max_turns": "reached its limit of turns",
     "error_max_budget_usd": "reached its budget",
 }
+
+# What Claude says to a command of its own (`/help`) that it has only on a terminal, and calls a
+# success, though it has asked no model and done nothing.
+_UNAVAILABLE: Final = re.compile(r"/\S+ isn't available in this environment\.?\s*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +72,8 @@ def _failure(data: Mapping[str, Any], answer: str) -> str:
         return "interrupted"
     is_error = data.get("is_error") is not False  # a result that doesn't say is none
     if not is_error and subtype == "success" and ended in ("", "completed"):
-        return ""
+        asked_nobody = count_in(data, "num_turns") == 0
+        return answer if asked_nobody and _UNAVAILABLE.fullmatch(answer) else ""
     status = count_in(data, "api_error_status")
     # The text of a result that is called an error is the error; otherwise it is an answer.
     words = "; ".join(_errors(data)) or (answer if is_error else "")
