@@ -211,13 +211,16 @@ class Guardian:
         self._wait()
         if self._report >= 0 and self._check_start():
             return True
-        self._check_leader()
+        # Whether the program was executed is known before its end is: the report ends with it.
+        known = self._report < 0
+        if known:
+            self._check_leader()
         self._read_control()
         now = time.monotonic()
         self._check_limits(now)
         self._climb(now)
         self._capture(now)
-        return self._check_family(time.monotonic())
+        return known and self._check_family(time.monotonic())
 
     def _wait(self) -> None:
         now = time.monotonic()

@@ -405,3 +405,43 @@ async def test_warden_is_replaced(stage: Stage) -> None:
         assert (outcome.reason, outcome.return_code) == (Reason.EXIT_CODE, 5)
         assert task.output.text() == "still here\n"
     stage.check(task)
+
+
+async def test_many_missing_programs(stage: Stage) -> None:
+    """However quickly it fails, a program that does not exist is never taken for one that ran."""
+    outcomes = []
+    async with stage.engine() as engine, anyio.create_task_group() as group:
+
+        async def fail_often(number: int) -> None:
+            project = stage.new_project(f"p{number}")
+            for _ in range(25):
+                task = await engine.spawn_task("t", argv=["./none"], project_dir=project)
+                outcomes.append(await task.wait())
+
+        for number in range(8):
+            group.start_soon(fail_often, number)
+    assert len(outcomes) == 200
+    assert {outcome.reason for outcome in outcomes} == {Reason.SPAWN_FAILED}
+
+
+async def test_many_quick_programs(stage: Stage) -> None:
+    """However quickly a program ends, it has started before, and all of its output is there."""
+    async with stage.engine() as engine, anyio.create_task_group() as group:
+
+        async def run_often(number: int) -> None:
+            project = stage.new_project(f"p{number}")
+            for _ in range(15):
+                task = await engine.spawn_task("t", argv=["echo", "x"], project_dir=project)
+                assert (await task.wait()).reason is Reason.EXITED
+                assert task.output.text() == "x\n"
+
+        for number in range(8):
+            group.start_soon(run_often, number)
+    for task in engine.tasks:
+        stage.check(task)
+        assert [name for name in stage.recorder.names(task) if name != "handler.failed"] == [
+            "task.accepted",
+            "task.started",
+            "output.received",
+            "task.completed",
+        ]

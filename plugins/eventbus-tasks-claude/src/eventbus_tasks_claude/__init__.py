@@ -32,11 +32,12 @@ __all__ = [
 
 # SIGINT to Claude alone is the one signal after which every version measured ends its tools,
 # which live in sessions of their own, and says how far it came; it needs up to 1.9 s for that.
-# SIGTERM to the tree ends the tools of versions that leave them running.
+# SIGTERM to the tree ends the tools of versions that leave them running. Less than ten seconds in
+# all, because that is when nothing may be left of a task whose host was killed.
 POLICY: Final = TerminationPolicy(
     steps=(
         Step(signal=signal.SIGINT, scope="leader", grace=5.0),
-        Step(signal=signal.SIGTERM, scope="tree", grace=5.0),
+        Step(signal=signal.SIGTERM, scope="tree", grace=3.0),
     )
 )
 """How Claude is stopped, unless a setting or a request says otherwise."""
