@@ -236,9 +236,14 @@ class OutputReceived(TaskEvent):
         Over all events of a stream every line appears exactly once, whole, whatever the
         chunks were (a line over 16 MiB in pieces).
         """
-        from eventbus_tasks.lines import decode_lines
+        from eventbus_tasks.lines import MAX_LINE, decode_lines
 
-        return decode_lines(self._read(self.line_start, self.end), last=self.last)
+        data = self.data
+        if not self.last and b"\n" not in data and self.end - self.line_start <= MAX_LINE:
+            return ()  # without reading a long line again for each of its pieces
+        if self.line_start < self.start:
+            data = self._read(self.line_start, self.start) + data
+        return decode_lines(data, last=self.last)
 
     def _read(self, start: int, end: int) -> bytes:
         if self.source is None:
