@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Mapping
@@ -102,6 +103,10 @@ class TaskRequest:
             raise InvalidRequestError("policy", f"must be a TerminationPolicy, not {self.policy!r}")
         check_argv(self.argv)
         check_env(self.env)
+        try:
+            json.dumps(dict(self.options), allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise InvalidRequestError("options", f"must be JSON data: {error}") from None
         directory = Path(os.path.abspath(self.project_dir))
         if not directory.is_dir():
             problem = "is not a directory" if directory.exists() else "does not exist"
