@@ -1,4 +1,4 @@
-"""What all conformance classes stand on: the guard of overrides, backends, and a bench to run tasks."""
+"""What all conformance classes stand on: guard of overrides, backends, a bench to run tasks."""
 
 from __future__ import annotations
 

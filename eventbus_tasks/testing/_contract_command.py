@@ -109,7 +109,7 @@ class CommandBuilderContract(Contract):
     async def test_prompt_is_no_argument(
         self, case: BuilderCase, project: Path, tmp_path: Path
     ) -> None:
-        """The prompt is neither an argument nor a variable: everybody on the machine reads those."""
+        """The prompt is neither an argument nor a variable: everybody here can read those."""
         secret = "--xyzzy-2f9c41"
         async with self._bench(case, tmp_path) as bench:
             _, command = await self._run(case, bench, project, f"{secret} {case.prompt}")

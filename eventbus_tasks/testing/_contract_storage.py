@@ -145,7 +145,7 @@ class OutputStoreContract(Contract):
                 assert task.output.read() == b""
 
     async def test_tasks_do_not_mix(self, case: StoreCase, project: Path, tmp_path: Path) -> None:
-        """Tasks at the same time, and one after the other in the same project, have their own logs."""
+        """Tasks at the same time, and one after the other in one project, have their own logs."""
         with Puppet() as first, Puppet() as second, Puppet() as third:
             other = tmp_path / "other"
             other.mkdir()

@@ -1,7 +1,7 @@
-"""Fixtures for pytest; switch them on with ``pytest_plugins = ["eventbus_tasks.testing.fixtures"]``.
+"""Fixtures for pytest.
 
-The line belongs in the ``conftest.py`` at the root of your tests; ``-p
-eventbus_tasks.testing.fixtures`` does the same.
+Switch them on with ``pytest_plugins = ["eventbus_tasks.testing.fixtures"]`` in the
+``conftest.py`` at the root of your tests; ``-p eventbus_tasks.testing.fixtures`` does the same.
 """
 
 from __future__ import annotations

@@ -134,6 +134,32 @@ async def test_two_processes_never_speak_at_once(mouth: Mouth) -> None:
     assert not mouth.did("overlap")
 
 
+async def test_killed_program_gives_its_turn_with_its_voice(mouth: Mouth) -> None:
+    """When a program is killed while it speaks, the next one begins after its voice has gone."""
+    program = (
+        "import anyio, sys\n"
+        f"sys.path[:0] = {sys.path!r}\n"
+        "from eventbus_tasks import Settings\n"
+        "from eventbus_tasks_voice.speaker import open_speaker\n"
+        "from eventbus_tasks_voice.synthesizers import Synthesizer\n"
+        "async def main():\n"
+        f"    synthesizer = Synthesizer(name='fake', aloud={mouth.command('hang')!r})\n"
+        "    async with open_speaker(synthesizer, settings=Settings.load()) as speaker:\n"
+        "        await speaker.speak('killed')\n"
+        "anyio.run(main)\n"
+    )
+    async with await anyio.open_process([sys.executable, "-c", program]) as process:
+        begin = await mouth.begun(1)
+        async with open_speaker(mouth.synthesizer(), settings=Settings.load()) as speaker:
+            with pytest.raises(TurnTakenError):
+                await speaker.speak("next")
+            process.kill()
+            await _insist(speaker, "next")
+        assert not _alive(begin)
+    assert mouth.said == ["next"]
+    assert not mouth.did("overlap")
+
+
 async def test_nothing_is_kept_of_what_was_said(mouth: Mouth) -> None:
     """A speaker that has said much holds no more than one that has said nothing."""
     async with open_speaker(mouth.synthesizer(), settings=Settings.load()) as speaker:

@@ -20,14 +20,15 @@ DEFAULT_GRACE: Final = 5.0
 DEFAULT_LADDER: Final = ("TERM:tree",)
 """For plain commands, and for agents that are not in the table."""
 
+# A ladder comes to SIGKILL within 8 s, so that nothing is left 10 s after the death of a host.
 AGENT_LADDERS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
         # SIGINT to the leader: it ends its tools and still writes its final event. On SIGTERM
         # older versions leave the tools running, and no version writes that event.
-        "claude": ("INT:leader", "TERM:tree"),
+        "claude": ("INT:leader", "TERM:tree:3"),
         # SIGINT cleans up; SIGTERM leaves the grandchildren of a tool. Its node launcher passes
         # SIGINT on. Servers of its own are in groups of their own: the second rung is for them.
-        "codex": ("INT:leader", "TERM:tree"),
+        "codex": ("INT:leader", "TERM:tree:3"),
         # The launcher swallows what is sent to the leader alone. A SIGTERM that comes 0.75 to
         # 1.3 s after the start is ignored for ever; the second one works. It never ends its
         # tools, so they get the signal, too.
@@ -38,6 +39,6 @@ AGENT_LADDERS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         # tidies up, which takes its time.
         "copilot": ("TERM:group", "TERM:tree"),
         # Ends in an orderly way on SIGINT (0.6 to 1.2 s); SIGTERM kills it in mid-edit.
-        "aider": ("INT:leader", "TERM:tree"),
+        "aider": ("INT:leader", "TERM:tree:3"),
     }
 )

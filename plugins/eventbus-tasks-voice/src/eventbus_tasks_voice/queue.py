@@ -91,7 +91,7 @@ class AnnouncementQueue:
     """
 
     def __init__(self, limits: QueueLimits | None = None) -> None:
-        self.limits = limits or QueueLimits()
+        self.limits: QueueLimits = limits or QueueLimits()
         self.receipts: deque[Receipt] = deque()
         self._lanes = {urgency: _Lane() for urgency in _SPOKEN}
         self._current: _Current | None = None
