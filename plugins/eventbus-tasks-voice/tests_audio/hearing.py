@@ -62,7 +62,7 @@ def samples_for_recognition(path: Path) -> bytes:
 def duration(path: Path) -> float:
     """Return how many seconds a WAV file plays."""
     with wave.open(str(path)) as sound:
-        return float(sound.getnframes()) / sound.getframerate()
+        return float(sound.getnframes() / sound.getframerate())
 
 
 def hear(decoder: Any, path: Path) -> str | None:
