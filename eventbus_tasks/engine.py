@@ -52,6 +52,10 @@ E = TypeVar("E", bound=TaskEvent)
 # Seconds for the warden to end after the last task; it has nothing left to do by then.
 _WARDEN_EXIT = 5.0
 
+# Bytes of an unnamed log that move into memory when the engine closes; larger ones stay open for
+# as long as somebody holds their task.
+_KEEP_AT_CLOSE = 1024 * 1024
+
 
 class TaskEngine:
     """Runs tasks in the background and tells what happens to them.
@@ -186,7 +190,7 @@ class TaskEngine:
             for scope in self._workers:
                 scope.cancel()
             for run in self._runs.values():
-                run.task.output.end()
+                run.task.output.end(_KEEP_AT_CLOSE)
             warden, self._warden = self._warden, None
             if warden is not None:
                 warden.close()

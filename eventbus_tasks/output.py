@@ -60,12 +60,12 @@ class _StreamLog:
         finally:
             os.close(descriptor)
 
-    def end(self) -> None:
-        """Hold no descriptor any more, where that loses nothing."""
+    def end(self, keep: int) -> None:
+        """Hold no descriptor any more, where at most `keep` bytes of memory can replace it."""
         if self.descriptor is None:
             return
         if self.path is None:
-            if self.size > _KEEP_IN_MEMORY:
+            if self.size > keep:
                 return
             self.memory = os.pread(self.descriptor, self.size, 0) if self.size else b""
         self.close()
@@ -168,10 +168,14 @@ class TaskOutput:
     def _log(self, stream: Stream) -> _StreamLog:
         return self._streams[stream]
 
-    def end(self) -> None:
-        """Hold no descriptor any more, where that loses nothing (for the engine)."""
+    def end(self, keep: int = _KEEP_IN_MEMORY) -> None:
+        """Hold no descriptor any more, where that loses nothing (for the engine).
+
+        Args:
+            keep: Bytes of an unnamed log that may move into memory instead.
+        """
         for log in self._streams.values():
-            log.end()
+            log.end(keep)
 
     def shorten(self) -> None:
         """Keep only the end of an unnamed log, without a descriptor (for the engine)."""

@@ -324,6 +324,8 @@ class Guardian:
                 data = self._control.recv(_REQUEST)
             except BlockingIOError:
                 break
+            except ConnectionResetError:
+                continue  # the host let go with news unread: said once, before its last requests
             except OSError:
                 data = b""
             if not data:

@@ -110,6 +110,10 @@ class GuardianLink:
                 data = self._control.recv(wire.PACKET)
             except BlockingIOError:
                 break
+            except ConnectionResetError:
+                # The guardian has gone with a request of ours unread. The kernel says so once,
+                # before it gives out what the guardian had still to say.
+                continue
             except OSError:
                 data = b""
             if not data:
@@ -396,6 +400,8 @@ class WardenClient:
                 except anyio.ClosedResourceError:
                     return
                 continue
+            except ConnectionResetError:
+                continue  # said once, before what is still there to be read
             except OSError:
                 data = b""
             if not data:

@@ -132,8 +132,8 @@ class Warden:
             data, descriptors, _, _ = socket.recv_fds(
                 self._socket, 65536, 16, socket.MSG_CMSG_CLOEXEC
             )
-        except BlockingIOError:
-            return
+        except (BlockingIOError, ConnectionResetError):
+            return  # a reset is said once, before what is still there to be read
         except OSError:
             data, descriptors = b"", []
         if not data:
