@@ -283,8 +283,8 @@ async def test_lost(
     script = "echo kept; echo > begun; exec sleep 1000"
     host = start_host(project, "sh", "-c", script)
     try:
-        with await anyio.to_thread.run_sync((project / "begun").open):
-            pass
+        # To its end: a reader that goes too early would end the shell by SIGPIPE.
+        await anyio.to_thread.run_sync((project / "begun").read_bytes)
         assert ebt("ls", "--json") == 0
         assert json.loads(capsys.readouterr().out)[0]["status"] in ("running", "pending")
     finally:
