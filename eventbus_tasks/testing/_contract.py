@@ -8,7 +8,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 import anyio
 import pytest
@@ -171,7 +171,7 @@ _BACKENDS: Final = [
 class Contract:
     """Base of the conformance classes: subclass one of those, and give it the fixture ``case``."""
 
-    pytestmark = pytest.mark.anyio
+    pytestmark: ClassVar[pytest.MarkDecorator] = pytest.mark.anyio
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         """Refuse a class that does away with the guard of overrides.

@@ -100,7 +100,13 @@ def test_json_lines(ebt: Any, backend: str) -> None:
     assert {event.task.name for event in events} == {"n"}
     lines = [event.to_dict()["text"] for event in events if event.name == "output.line"]
     assert lines == ["one", "two", "three \x1b[1m"]
-    numbers = [event.seq for event in events if event.name != "output.line"]
+    # A merged output event stands for all from its `first_seq` to its `seq`.
+    numbers = [
+        number
+        for event in events
+        if event.name != "output.line"
+        for number in range(event.to_dict().get("first_seq") or event.seq, event.seq + 1)
+    ]
     assert numbers == list(range(1, len(numbers) + 1))
     assert b"\x1b" not in running.seen
 
