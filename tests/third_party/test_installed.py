@@ -43,8 +43,21 @@ def test_plugin_is_listed(site: Any, work: Path) -> None:
     assert report["hooks"] == [
         "ebt_build_command",
         "ebt_register_agents",
+        "ebt_register_events",
         "ebt_termination_policy",
     ]
+
+
+def test_event_of_its_own_is_read_back(site: Any, work: Path) -> None:
+    """An event class of the stranger, registered by its plugin, is rebuilt from its wire name."""
+    code = (
+        "from eventbus_tasks import PluginHost, Settings, event_from_dict\n"
+        "host = PluginHost(Settings.load())\n"
+        "host.load_installed()\n"
+        "print(event_from_dict({'event': 'acme.greeting', 'words': 'hello'}).words)\n"
+    )
+    done = site.run("-c", code, cwd=work)
+    assert (done.returncode, done.stdout) == (0, "hello\n"), done.stderr
 
 
 def test_command_builder_is_used(site: Any, work: Path) -> None:

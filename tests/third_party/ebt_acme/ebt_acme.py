@@ -6,8 +6,10 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
 
-from eventbus_tasks import Command, Step, Task, TerminationPolicy, hookimpl
+from eventbus_tasks import Command, Step, Task, TaskEvent, TerminationPolicy, hookimpl
 
 _AGENT = """
 import os, signal, sys
@@ -20,6 +22,25 @@ if prompt == "wait":
     os.write(1, b"acme was asked in its own way\\n")
     sys.exit(5)
 """
+
+
+@dataclass(frozen=True, kw_only=True)
+class AcmeGreeting(TaskEvent):
+    """An event of its own.
+
+    Attributes:
+        words: What was said.
+    """
+
+    name: ClassVar[str] = "acme.greeting"
+
+    words: str
+
+
+@hookimpl
+def ebt_register_events(register: Callable[[type[TaskEvent]], None]) -> None:
+    """Make the event known, so that journals with it can be read."""
+    register(AcmeGreeting)
 
 
 @hookimpl
