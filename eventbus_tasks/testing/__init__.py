@@ -8,8 +8,8 @@
 - `eventbus_tasks.testing.fixtures`: fixtures for pytest.
 - `eventbus_tasks.testing.agents`: a model API on loopback, for tests with real agents.
 
-What this module itself offers needs neither pytest nor hypothesis; `conformance` and `fixtures` need
-pytest.
+What this module itself offers needs neither pytest nor hypothesis; `conformance` and `fixtures`
+need pytest.
 """
 
 from __future__ import annotations
