@@ -126,6 +126,7 @@ class TaskRun:
         self._heard = False  # the guardian has said something
         self._warden_lost = False
         self._orphaned = False  # nobody was left to end the family
+        self._leader: tuple[int, int] | None = None  # its number and start time
         self._complete = False  # the guardian is gone: the log has its final size
         self._facts = Facts()
         self._survivors: tuple[Survivor, ...] = ()
@@ -192,7 +193,9 @@ class TaskRun:
     async def _sweep(self) -> None:
         """Do what guardian and warden cannot do any more, as far as the mark leads."""
         survivors = await self._services.plugins.run(
-            functools.partial(sweep_marked, self.task.uid, self._policy.kill_wait),
+            functools.partial(
+                sweep_marked, self.task.uid, self._policy.kill_wait, leader=self._leader
+            ),
             deadline=2 * self._policy.kill_wait + 5.0,
             endures=True,
         )
@@ -343,6 +346,7 @@ class TaskRun:
         match message:
             case wire.Started():
                 task.pid = message.pid
+                self._leader = (message.pid, message.start_time)
                 task.started_at = utc(message.at)
                 task._step(Input.EXECUTED)
                 self._executed = True

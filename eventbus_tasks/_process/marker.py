@@ -24,6 +24,9 @@ MARK: Final = "EBT_TASK"
 _EVERY: Final = 0.05
 """Seconds between two looks: who was forked meanwhile is found by the next one."""
 
+_EMPTY_LOOKS: Final = 2
+"""Looks in a row that must find nobody."""
+
 
 def find_marked(uid: str) -> list[Process]:
     """Return every living process of this machine that carries the mark of a task."""
@@ -40,19 +43,40 @@ def find_marked(uid: str) -> list[Process]:
     return found
 
 
-def sweep_marked(uid: str, seconds: float) -> tuple[Survivor, ...]:
+def sweep_marked(
+    uid: str, seconds: float, *, leader: tuple[int, int] | None = None
+) -> tuple[Survivor, ...]:
     """End every process that carries the mark of a task; blocks for at most `seconds`.
+
+    A process that executes a program, or that ends, shows no environment for a moment. So
+    whoever was seen once is watched until it has ended, and only two looks in a row that find
+    nobody count.
+
+    Args:
+        uid: The unique id of the task.
+        seconds: How long to try.
+        leader: Number and start time of the leader, where they are known.
 
     Returns:
         Those that are still alive then.
     """
     deadline = time.monotonic() + seconds
-    while left := find_marked(uid):
-        for process in left:
+    known: set[tuple[int, int]] = set() if leader is None else {leader}
+    empty = 0
+    while True:
+        left = {(process.pid, process.start_time): process for process in find_marked(uid)}
+        for pid, start_time in known - left.keys():
+            process = read_process(pid)
+            if process is not None and process.start_time == start_time and process.alive:
+                left[pid, start_time] = process
+        known |= left.keys()
+        for process in left.values():
             signal_process(process.pid, process.start_time, signal.SIGKILL)
-        if time.monotonic() >= deadline:
+        empty = 0 if left else empty + 1
+        if empty == _EMPTY_LOOKS or time.monotonic() >= deadline:
             break
         time.sleep(_EVERY)
     return tuple(
-        Survivor(pid=one.pid, start_time=one.start_time, command=command(one.pid)) for one in left
+        Survivor(pid=one.pid, start_time=one.start_time, command=command(one.pid))
+        for one in left.values()
     )
