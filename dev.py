@@ -4,6 +4,7 @@
 python3 dev.py                  run every check (the same as ``check``)
 python3 dev.py check [ARGS]     run the checks, with arguments for ``tox run``: check -e py311
 python3 dev.py ebt ARGS         run the command line from this checkout, with the plugins
+python3 dev.py bench ARGS       measure, and compare with plainer ways: bench --quick streaming
 python3 dev.py tox ARGS         anything else that tox can do: tox list
 """
 
@@ -84,6 +85,8 @@ def main(arguments: list[str]) -> None:
         tox("run", *rest)
     elif command == "tox":
         tox(*rest)
+    elif command == "bench":
+        tox("run", "-e", "bench", "--", *rest)
     elif command == "ebt":
         ebt(*rest)
     elif command in ("-h", "--help", "help"):

@@ -1,0 +1,1 @@
+"""Measurements of the engine beside plainer ways to do the same, in the same run."""
