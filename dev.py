@@ -5,6 +5,7 @@ python3 dev.py                  run every check (the same as ``check``)
 python3 dev.py check [ARGS]     run the checks, with arguments for ``tox run``: check -e py311
 python3 dev.py ebt ARGS         run the command line from this checkout, with the plugins
 python3 dev.py bench ARGS       measure, and compare with plainer ways: bench --quick streaming
+python3 dev.py faults [WORDS]   provoke every fault, and print what was seen: faults K05 H01
 python3 dev.py tox ARGS         anything else that tox can do: tox list
 """
 
@@ -87,6 +88,9 @@ def main(arguments: list[str]) -> None:
         tox(*rest)
     elif command == "bench":
         tox("run", "-e", "bench", "--", *rest)
+    elif command == "faults":
+        chosen = ["-k", " or ".join(rest)] if rest else []
+        tox("run", "-e", "faults", "--", "tests/faults/test_scenarios.py", "--table", *chosen)
     elif command == "ebt":
         ebt(*rest)
     elif command in ("-h", "--help", "help"):

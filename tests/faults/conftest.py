@@ -17,6 +17,8 @@ from typing import Any, Final
 
 import pytest
 
+from tests.faults.suite.table import table
+
 PROGRAMS: Final = Path(__file__).parent / "programs"
 
 PATIENCE: Final = 30.0
@@ -26,6 +28,18 @@ GONE_WITHIN: Final = 10.0
 """Seconds after the death of a host within which all of it must be gone: a promise."""
 
 Member = tuple[int, int]  # number and start time: a number alone is used again
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--table``: what every numbered scenario requires, and what was seen."""
+    parser.addoption("--table", action="store_true", help="print the table of the fault suite")
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Print the table, if it was asked for."""
+    if config.getoption("--table", default=False):
+        for line in table(terminalreporter.stats):
+            terminalreporter.write_line(line)
 
 
 def stat_of(pid: int) -> list[str]:

@@ -81,7 +81,7 @@ async def spawn_all(spawn: Spawn) -> list[Any]:
 
 async def wait_started(tasks: list[Any]) -> None:
     """Wait until every program runs, or has run."""
-    while any(task.started_at is None for task in tasks):  # noqa: ASYNC110 - for managers, too
+    while any(task.started_at is None for task in tasks):
         await anyio.sleep(0.002)
 
 
@@ -176,7 +176,7 @@ async def churn(engine: TaskEngine) -> NoReturn:
         tasks: list[Task] = await spawn_all(engine.spawn_task)
         await wait_started(tasks)
         # Of what other processes write there is no event.
-        while any(t.is_running and ledgers()[n] == before[n] for n, t in enumerate(tasks)):  # noqa: ASYNC110
+        while any(t.is_running and ledgers()[n] == before[n] for n, t in enumerate(tasks)):
             await anyio.sleep(0.005)
         tell("whole")
         await anyio.sleep(0.1)
