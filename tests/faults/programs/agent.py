@@ -80,12 +80,13 @@ def child(
     session: bool = False,
     daemon: bool = False,
     stubborn: bool = False,
+    wiped: bool = False,
     hidden: bool = False,
 ) -> int:
     """Fork, and return once the child is in the book.
 
-    A daemon is forked twice, in a session of its own; a hidden one has no environment and no
-    descriptors either, and only rests.
+    A daemon is forked twice, in a session of its own; a wiped one has no environment, a hidden
+    one no descriptors either, and these only rest.
     """
     reader, writer = os.pipe()
     pid = os.fork()
@@ -99,10 +100,9 @@ def child(
             if stubborn:
                 ignore()
             note()
-            if hidden:
-                os.set_inheritable(writer, False)
+            if hidden or wiped:
                 os.dup2(writer, 200, inheritable=False)
-                os.closerange(0, 200)
+                os.closerange(0 if hidden else 3, 200)
                 os.chdir("/")
                 command = ["cron", "-I", "-S", __file__, BOOK, "rest()"]
                 os.execve(sys.executable, command, {})
@@ -119,6 +119,17 @@ def child(
     if daemon:
         os.waitpid(pid, 0)
     return pid
+
+
+def comet(pause: float = 0.0, session: bool = False) -> NoReturn:
+    """Change the process number again and again: fork, and let the child go on."""
+    while True:
+        if os.fork():
+            os._exit(0)
+        note()
+        if session:
+            os.setsid()
+        time.sleep(pause)
 
 
 if __name__ == "__main__":
