@@ -12,7 +12,7 @@ import itertools
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar, cast
 
@@ -150,10 +150,16 @@ class Bus:
         if not immediate and not (blinker_signal and blinker_signal.receivers):
             return
         try:
-            for line in output_lines(event, self._lines):
-                self._call_all(immediate, line)
-                if blinker_signal is not None:
-                    self._deliver_blinker(blinker_signal, line, task)
+            lines = output_lines(event, self._lines)
+            if blinker_signal is None or not blinker_signal.receivers:
+                if len(immediate) == 1:
+                    self._call_one(immediate[0], lines)
+                else:
+                    self._call_all(immediate, lines)
+                return
+            for line in lines:
+                self._call_all(immediate, (line,))
+                self._deliver_blinker(blinker_signal, line, task)
         except Exception as error:  # reading the log failed
             self._report("output lines", error, event)
 
@@ -173,34 +179,65 @@ class Bus:
         if receiver is None:
             return
         result = self._guarded(f"receiver {subscription.where}", event, receiver, event)
-        if inspect.isawaitable(result):
-            # A lambda around an async function: from now on it has a worker like any other.
-            subscription.is_async = True
-            self._mailbox(subscription).put(result)
+        self._take_result(subscription, result)
 
-    def _call_all(self, subscriptions: list[Subscription], line: OutputLine) -> None:
-        """Do what `_call` does, at the price of a line: a task may write a million of them."""
+    def _call_all(self, subscriptions: list[Subscription], lines: Iterable[OutputLine]) -> None:
+        """Do what `_call` does, at the price of lines: a task may write a million of them."""
         token = in_receiver.set(True)
+        clock, limit = time.perf_counter, self.overrun_after
+        result = None
+        began = clock()
+        try:
+            for line in lines:
+                for subscription in subscriptions:
+                    receiver = subscription.strong or subscription.receiver()
+                    if receiver is None or subscription.closed:
+                        continue
+                    try:
+                        result = receiver(line)
+                    except BaseException as error:
+                        self._raised(f"receiver {subscription.where}", error, line)
+                    now = clock()
+                    if now - began > limit:
+                        self._overran(f"receiver {subscription.where}", now - began, line)
+                        now = clock()
+                    began = now
+                    if result is not None:
+                        self._take_result(subscription, result)
+                        result = None
+        finally:
+            in_receiver.reset(token)
+
+    def _call_one(self, subscription: Subscription, lines: Iterable[OutputLine]) -> None:
+        """Do what `_call_all` does, with one look at the clock for all lines of a chunk."""
+        token = in_receiver.set(True)
+        receiver = subscription.strong
+        if receiver is None:
+            receiver = subscription.receiver() or _nothing
+        line = result = None
         began = time.perf_counter()
         try:
-            for subscription in subscriptions:
-                receiver = subscription.receiver()
-                if subscription.closed or receiver is None:
-                    continue
-                result = None
+            for line in lines:
+                if subscription.closed:
+                    break
                 try:
                     result = receiver(line)
                 except BaseException as error:
                     self._raised(f"receiver {subscription.where}", error, line)
-                now = time.perf_counter()
-                if now - began > self.overrun_after:
-                    self._overran(f"receiver {subscription.where}", now - began, line)
-                began = now
-                if result is not None and inspect.isawaitable(result):
-                    subscription.is_async = True
-                    self._mailbox(subscription).put(result)
+                if result is not None:
+                    self._take_result(subscription, result)
+                    result = None
         finally:
             in_receiver.reset(token)
+            took = time.perf_counter() - began
+            if took > self.overrun_after and line is not None:
+                self._overran(f"receiver {subscription.where}", took, line)
+
+    def _take_result(self, subscription: Subscription, result: Any) -> None:
+        if inspect.isawaitable(result):
+            # A lambda around an async function: from now on it has a worker like any other.
+            subscription.is_async = True
+            self._mailbox(subscription).put(result)
 
     def _deliver_blinker(self, signal: blinker.Signal, event: TaskEvent, task: Any) -> None:
         for receiver in tuple(signal.receivers_for(task)):
@@ -337,6 +374,10 @@ class Bus:
                 subscription.mailbox = None
         for stream in tuple(self._streams):
             stream._mailbox.close()
+
+
+def _nothing(event: TaskEvent) -> None:
+    """Stand in for a receiver that nobody holds any more."""
 
 
 async def _is_cancelled() -> bool:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
-from eventbus_tasks.events import OutputLine, OutputReceived
-from eventbus_tasks.lines import MAX_LINE, LineSplitter, decode_line
+from eventbus_tasks.events import OutputLine, OutputReceived, TaskEvent
+from eventbus_tasks.lines import MAX_LINE, LineSplitter, decode_line, decode_lines
 from eventbus_tasks.request import TaskRef
 
 __all__ = ["LineNumbers", "output_lines"]
@@ -44,36 +44,55 @@ class LineNumbers:
             self._known.pop((task.uid, stream), None)
 
 
+class _Draft(TaskEvent):
+    """An `OutputLine` that is not frozen yet.
+
+    The initializer of a frozen dataclass pays for each attribute that it has to force in; a
+    task may write a million lines a second. A class with the same slots can be filled plainly
+    and then become the other one: 0.15 us for a line instead of 1.05 us.
+    """
+
+    __slots__ = OutputLine.__slots__
+    # Both, or the interpreter takes the slow way to either of them.
+    __setattr__ = object.__setattr__
+    __delattr__ = object.__delattr__
+
+
 def output_lines(event: OutputReceived, numbers: LineNumbers) -> Iterator[OutputLine]:
     """Make the `OutputLine` events of an `OutputReceived`."""
     number = numbers.at_start(event)
     task, seq, at, stream = event.task, event.seq, event.at, event.stream
     if event.end - event.line_start < MAX_LINE:
-        lines = event.lines
-        for index, text in enumerate(lines):
-            yield OutputLine(
-                task=task, seq=seq, at=at, stream=stream, number=number + index, text=text
-            )
+        data = event._completed()
+        lines = decode_lines(data, last=event.last)
         if not event.last:
             # Every line but those of the last event ends with a line ending of its own.
-            numbers.advance(event, _line_start_after(event, lines), number + len(lines))
+            start = event.line_start + data.rfind(b"\n") + 1 if lines else event.line_start
+            numbers.advance(event, start, number + len(lines))
+        new, draft, final = object.__new__, _Draft, OutputLine
+        line: Any
+        for text in lines:
+            line = new(draft)
+            line.task = task
+            line.seq = seq
+            line.at = at
+            line.stream = stream
+            line.number = number
+            line.text = text
+            line.truncated = False
+            line.__class__ = final
+            yield line
+            number += 1
         return
     splitter = LineSplitter()
     data = event._read(event.line_start, event.end)
     cut = splitter.feed(data)
-    for line, truncated in cut + (splitter.finish() if event.last else []):
-        text = line.decode("utf-8", "replace") if truncated else decode_line(line)
+    for piece, truncated in cut + (splitter.finish() if event.last else []):
+        text = piece.decode("utf-8", "replace") if truncated else decode_line(piece)
         yield OutputLine(
             task=task, seq=seq, at=at, stream=stream, number=number, text=text, truncated=truncated
         )
         number += not truncated
     # Pieces and lines that were cut off; each complete line has one byte of line ending.
-    used = sum(len(line) + (not truncated) for line, truncated in cut)
+    used = sum(len(piece) + (not truncated) for piece, truncated in cut)
     numbers.advance(event, event.line_start + used, number)
-
-
-def _line_start_after(event: OutputReceived, lines: tuple[str, ...]) -> int:
-    if not lines:
-        return event.line_start
-    # The new beginning is behind the last line ending, which lies in the new bytes.
-    return event.start + event.data.rfind(b"\n") + 1

@@ -236,14 +236,20 @@ class OutputReceived(TaskEvent):
         Over all events of a stream every line appears exactly once, whole, whatever the
         chunks were (a line over 16 MiB in pieces).
         """
-        from eventbus_tasks.lines import MAX_LINE, decode_lines
+        from eventbus_tasks.lines import decode_lines
+
+        return decode_lines(self._completed(), last=self.last)
+
+    def _completed(self) -> bytes:
+        """Return the bytes from the beginning of the line on; nothing if no line ends here."""
+        from eventbus_tasks.lines import MAX_LINE
 
         data = self.data
         if not self.last and b"\n" not in data and self.end - self.line_start <= MAX_LINE:
-            return ()  # without reading a long line again for each of its pieces
+            return b""  # without reading a long line again for each of its pieces
         if self.line_start < self.start:
             data = self._read(self.line_start, self.start) + data
-        return decode_lines(data, last=self.last)
+        return data
 
     def _read(self, start: int, end: int) -> bytes:
         if self.source is None:

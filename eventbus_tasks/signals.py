@@ -88,7 +88,7 @@ class Subscription:
         self.closed: bool = False
         self.stuck: bool = False
         self.mailbox: Mailbox | None = None
-        self._strong = None if weak else receiver
+        self.strong: Callable[[Any], Any] | None = None if weak else receiver
         self._weak: Callable[[], Any] | None = None
         if weak:
             kind: Any = weakref.WeakMethod if inspect.ismethod(receiver) else weakref.ref
@@ -96,7 +96,7 @@ class Subscription:
 
     def receiver(self) -> Callable[[Any], Any] | None:
         """Return the receiver, or ``None`` when it was weakly held and is gone."""
-        return self._strong if self._weak is None else self._weak()
+        return self.strong if self._weak is None else self._weak()
 
     def close(self) -> None:
         """Disconnect. Nothing is delivered afterwards; closing twice does no harm."""
