@@ -69,7 +69,7 @@ class OutputFollower:
         return {cursor.stream: cursor.position for cursor in self._cursors}
 
     def turn(self, take_messages: Callable[[], None]) -> bool:
-        """Hand out the next piece of each stream; return whether there was one.
+        """Hand out the next piece of each stream; return whether the log has still more.
 
         Args:
             take_messages: Takes what the guardian has said. It tells of lost bytes before it
@@ -78,17 +78,17 @@ class OutputFollower:
         sizes = [cursor.available() for cursor in self._cursors]
         take_messages()
         wanted = self.interpreter is not None or self._bus.wants_output()
-        moved = False
+        more = False
         for cursor, size in zip(self._cursors, sizes, strict=True):
             found = cursor.advance(_CHUNK if wanted else _SKIP, size)
             if found is None:
                 continue
-            moved = True
             start, end, line_start = found
+            more |= end < size
             self._emit_range(cursor.stream, start, end, line_start)
             if self.interpreter is not None:
                 self._interpret(cursor.stream, self._task.output.read(start, end, cursor.stream))
-        return moved
+        return more
 
     def end(self) -> None:
         """Hand out last lines that have no line ending."""

@@ -33,6 +33,7 @@ from eventbus_tasks._following import OutputFollower
 from eventbus_tasks._native import absorb, endure, redeliver
 from eventbus_tasks._process import wire
 from eventbus_tasks._process.marker import sweep_marked
+from eventbus_tasks._pump import OutputPump, Turn
 from eventbus_tasks.builtin.unnamed_log import UnnamedLog
 from eventbus_tasks.lifecycle import Facts, Input, judge
 from eventbus_tasks.outcome import Outcome, Reason, Survivor, TaskStatus
@@ -82,7 +83,7 @@ class Services:
         self.plugins = plugins
         self.settings = settings
         self.warden = warden  # async: returns a living WardenClient
-        self.gate = anyio.Semaphore(1)
+        self.pump = OutputPump()
         self._retained: deque[Task] = deque()
 
     def retain(self, task: Task) -> None:
@@ -328,7 +329,7 @@ class TaskRun:
 
     def _wake_follower(self) -> None:
         if self._link is not None:
-            os.eventfd_write(self._link.eventfd, 1)
+            self._services.pump.wake(self._link.eventfd)
 
     def _take_messages(self) -> None:
         link = self._link
@@ -420,34 +421,19 @@ class TaskRun:
             self._complete = True
 
     async def _follow_output(self) -> None:
-        link = self._link
-        assert link is not None
-        gate = self._services.gate
-        while True:
-            complete = self._complete
-            try:
-                gate.acquire_nowait()
-            except anyio.WouldBlock:
-                await gate.acquire()
-            try:
-                # Nothing is told before the start is.
-                moved = self._executed and self._output.turn(self._take_messages)
-                if moved:
-                    # One turn for each pass of the loop, whatever the number of tasks.
-                    await anyio.lowlevel.checkpoint()
-            finally:
-                gate.release()
-            if moved:
-                continue
-            if complete:
-                break
-            await anyio.wait_readable(link.eventfd)
-            try:
-                os.eventfd_read(link.eventfd)
-            except BlockingIOError:  # already taken: somebody else woke up for it
-                continue
+        assert self._link is not None
+        await self._services.pump.follow(self._link.eventfd, self._turn)
         self._output.end()
         self._followed = True
+
+    def _turn(self) -> Turn:
+        if not self._executed:  # nothing is told before the start is
+            return Turn.DONE if self._complete else Turn.IDLE
+        complete = self._complete
+        if self._output.turn(self._take_messages):
+            return Turn.MORE
+        # What was complete before the turn, had its final size in it.
+        return Turn.DONE if complete else Turn.IDLE
 
     # -- the end ------------------------------------------------------------------------------
 

@@ -140,6 +140,7 @@ class TaskEngine:
         await group.__aenter__()
         self._group = group
         try:
+            group.start_soon(self._serve_pump, self._services)
             self._bus.start_worker = self._start_worker
             for subscription in tuple(self._bus._subscriptions.values()):
                 if subscription.mailbox is not None:  # filled before there was a worker
@@ -191,6 +192,8 @@ class TaskEngine:
                 scope.cancel()
             for run in self._runs.values():
                 run.task.output.end(_KEEP_AT_CLOSE)
+            if self._services is not None:
+                self._services.pump.close()
             warden, self._warden = self._warden, None
             if warden is not None:
                 warden.close()
@@ -223,6 +226,8 @@ class TaskEngine:
         self._accepting = False
         for run in self._runs.values():
             run.abandon()
+        if self._services is not None:
+            self._services.pump.close(loop_is_gone=True)
         warden, self._warden = self._warden, None
         if warden is not None:
             warden.abandon()
@@ -260,6 +265,10 @@ class TaskEngine:
                     old.close()
                     await self.plugins.run(functools.partial(old.reap, 0.5), deadline=5.0)
             return self._warden
+
+    async def _serve_pump(self, services: Services) -> None:
+        with anyio.CancelScope(shield=True):
+            await services.pump.run()
 
     async def _serve_warden(self, warden: WardenClient) -> None:
         with anyio.CancelScope(shield=True):

@@ -38,6 +38,7 @@ LAYERS: Final[tuple[frozenset[str], ...]] = (
             "_delivery",
             "_derived",
             "_following",
+            "_pump",
             "builtin",
             "hookspecs",
             "output",

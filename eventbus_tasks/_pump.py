@@ -1,0 +1,186 @@
+"""Lets the tasks of one engine hand out their output in turn, without holding up its loop.
+
+One place for all of them: what wakes up for one task looks at all, so that a hundred chatty
+tasks cost a few hundred wake-ups a second, not ten thousand.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import enum
+import os
+import select
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+import anyio
+import anyio.lowlevel
+
+from eventbus_tasks._native import absorb
+
+__all__ = ["OutputPump", "Turn"]
+
+BUDGET: Final = 0.0005
+"""Seconds of turns after which everything else on the loop has its turn: what the loop lags."""
+
+INTERVAL: Final = 0.005
+"""Seconds between two rounds under load, so that each finds more to do."""
+
+BUSY: Final = 4
+"""So many rounds within one and a half times as many intervals are load."""
+
+
+class Turn(enum.Enum):
+    """What a turn says about the next one."""
+
+    MORE = "there is more in the log already"
+    IDLE = "nothing more until its descriptor is rung"
+    DONE = "nothing will ever come"
+
+
+class _Entry:
+    __slots__ = ("context", "descriptor", "done", "failure", "ready", "turn")
+
+    def __init__(self, descriptor: int, turn: Callable[[], Turn]) -> None:
+        self.descriptor = descriptor
+        self.turn = turn
+        # Receivers find the context of whoever spawned the task, as in everything else of it.
+        self.context = contextvars.copy_context()
+        self.ready = False
+        self.done = anyio.Event()
+        self.failure: BaseException | None = None
+
+
+class OutputPump:
+    """Calls the turns of tasks whose descriptors were rung. Made within a running loop."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        # Edge-triggered: a ring is an event, and nobody has to read the counter back to zero.
+        self._epoll.register(self._bell, select.EPOLLIN | select.EPOLLET)
+        self._entries: dict[int, _Entry] = {}
+        self._ready: deque[_Entry] = deque()
+        self._hurry = anyio.Event()
+        self._rounds: deque[float] = deque([0.0] * BUSY, maxlen=BUSY)
+        self._closed = False
+        self._running = False
+
+    async def follow(self, descriptor: int, turn: Callable[[], Turn]) -> None:
+        """Call `turn` now and whenever the descriptor is rung; return once it says `DONE`.
+
+        Args:
+            descriptor: An eventfd; it is not read.
+            turn: Hands out the next piece. An exception of it ends the following, and comes
+                out of here.
+
+        Cancellation: ends the following; it can begin again.
+        """
+        entry = _Entry(descriptor, turn)
+        self._entries[descriptor] = entry
+        self._epoll.register(descriptor, select.EPOLLIN | select.EPOLLET)
+        try:
+            self.wake(descriptor)
+            await entry.done.wait()
+        finally:
+            # By hand: other processes hold the descriptor too, so that closing it is not enough.
+            if not self._closed:
+                self._epoll.unregister(descriptor)
+            del self._entries[descriptor]
+            entry.done.set()
+        if entry.failure is not None:
+            raise entry.failure
+
+    def wake(self, descriptor: int) -> None:
+        """Have the turn of a followed descriptor called soon, without waiting for more."""
+        entry = self._entries.get(descriptor)
+        if entry is not None:
+            self._add(entry)
+            self._hurry.set()
+            self._ring()
+
+    async def run(self) -> None:
+        """Work until `close`, whatever native cancellation comes. Call it within a shield."""
+        self._running = True
+        try:
+            while not self._closed:
+                try:
+                    await self._round()
+                except anyio.get_cancelled_exc_class():
+                    absorb()
+        finally:
+            self._running = False
+            self._closed = True
+            self._release()
+
+    async def _round(self) -> None:
+        if not self._ready:
+            await anyio.wait_readable(self._epoll)
+            await self._let_gather()
+        if self._closed:
+            return
+        for descriptor, _ in self._epoll.poll(0):
+            entry = self._entries.get(descriptor)
+            if entry is not None:
+                self._add(entry)
+        if not self._ready:
+            return
+        began = time.monotonic()
+        until = began + BUDGET
+        while self._ready:
+            entry = self._ready.popleft()
+            entry.ready = False
+            self._take_turn(entry)
+            if time.monotonic() > until:
+                break
+        if not self._ready:
+            self._rounds.append(began)
+        await anyio.lowlevel.checkpoint()
+
+    async def _let_gather(self) -> None:
+        """Wait for a moment under load, unless there is something that must not wait."""
+        now = time.monotonic()
+        pause = self._rounds[-1] + INTERVAL - now
+        if pause > 0 and now - self._rounds[0] < 1.5 * BUSY * INTERVAL:
+            with anyio.move_on_after(pause):
+                await self._hurry.wait()
+        if self._hurry.is_set():
+            self._hurry = anyio.Event()
+
+    def _add(self, entry: _Entry) -> None:
+        if not entry.ready:
+            entry.ready = True
+            self._ready.append(entry)
+
+    def _take_turn(self, entry: _Entry) -> None:
+        if entry.done.is_set():  # nobody follows it any more
+            return
+        try:
+            said = entry.context.run(entry.turn)
+        except BaseException as error:
+            entry.failure = error
+            said = Turn.DONE
+        if said is Turn.MORE:
+            self._add(entry)
+        elif said is Turn.DONE:
+            entry.done.set()
+
+    def _ring(self) -> None:
+        if not self._closed:
+            os.eventfd_write(self._bell, 1)
+
+    def close(self, *, loop_is_gone: bool = False) -> None:
+        """End `run`. What is followed is given up."""
+        if not self._closed:
+            self._hurry.set()
+            self._ring()
+            self._closed = True
+        if loop_is_gone or not self._running:
+            self._release()
+
+    def _release(self) -> None:
+        if not self._epoll.closed:
+            self._epoll.close()
+            os.close(self._bell)
