@@ -46,8 +46,10 @@ class Bus:
         self._subscriptions: dict[int, Subscription] = {}
         self._numbers = itertools.count(1)
         self._plan: dict[type[TaskEvent], tuple[Subscription, ...]] = {}
+        self._line_plan: tuple[Subscription, ...] | None = None
         self._streams: set[EventStream[Any]] = set()
         self._signals: dict[type[TaskEvent], EventSignal[Any]] = {}
+        self._exposed: dict[type[TaskEvent], blinker.Signal] = {}
         self._queue: deque[tuple[TaskEvent, Any, list[Delivery]]] = deque()
         self._emitting = False
         self._lines = LineNumbers()
@@ -73,12 +75,19 @@ class Bus:
             self, event_type, receiver, task_uid=task_uid, weak=weak, number=number
         )
         self._subscriptions[number] = subscription
-        self._plan.clear()
+        self._forget_plans()
         return subscription
+
+    def expose(self, event_type: type[TaskEvent], signal: blinker.Signal) -> None:
+        self._exposed[event_type] = signal
+
+    def _forget_plans(self) -> None:
+        self._plan.clear()
+        self._line_plan = None
 
     def disconnect(self, subscription: Subscription) -> None:
         self._subscriptions.pop(subscription.number, None)
-        self._plan.clear()
+        self._forget_plans()
 
     def _plan_for(self, event_type: type[TaskEvent]) -> tuple[Subscription, ...]:
         plan = self._plan.get(event_type)
@@ -95,10 +104,8 @@ class Bus:
         if self._plan_for(OutputReceived) or self._plan_for(OutputLine) or self._streams:
             return True
         return any(
-            known._blinker is not None
-            and bool(known._blinker.receivers)
-            and issubclass(kind, (OutputLine, OutputReceived))
-            for kind, known in self._signals.items()
+            bool(signal.receivers) and issubclass(kind, (OutputLine, OutputReceived))
+            for kind, signal in self._exposed.items()
         )
 
     def emit(self, event: TaskEvent, task: Any = None) -> list[Delivery]:
@@ -127,21 +134,25 @@ class Bus:
             self._deliver_lines(event, task)
         for stream in tuple(self._streams):
             stream._offer(event)
-        for event_type, known in tuple(self._signals.items()):
-            if known._blinker is not None and isinstance(event, event_type):
-                self._deliver_blinker(known._blinker, event, task)
+        if self._exposed:
+            for event_type, signal in tuple(self._exposed.items()):
+                if isinstance(event, event_type):
+                    self._deliver_blinker(signal, event, task)
         if isinstance(event, TaskEnded):
             self._lines.forget(event.task)
 
     def _deliver_lines(self, event: OutputReceived, task: Any) -> None:
-        plan = [
-            subscription
-            for subscription in self._plan_for(OutputLine)
-            if subscription.task_uid in (None, event.task.uid)
-            and not issubclass(OutputReceived, subscription.event_type)
-        ]
-        line_signal = self._signals.get(OutputLine)
-        blinker_signal = None if line_signal is None else line_signal._blinker
+        if self._line_plan is None:
+            self._line_plan = tuple(
+                subscription
+                for subscription in self._plan_for(OutputLine)
+                if not issubclass(OutputReceived, subscription.event_type)
+            )
+        blinker_signal = self._exposed.get(OutputLine)
+        if not self._line_plan and blinker_signal is None:
+            return
+        uid = event.task.uid
+        plan = [one for one in self._line_plan if one.task_uid is None or one.task_uid == uid]
         immediate = [subscription for subscription in plan if not subscription.is_async]
         for subscription in plan:
             if subscription.is_async and not subscription.closed:

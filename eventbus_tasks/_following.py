@@ -80,7 +80,7 @@ class OutputFollower:
         wanted = self.interpreter is not None or self._bus.wants_output()
         more = False
         for cursor, size in zip(self._cursors, sizes, strict=True):
-            found = cursor.advance(_CHUNK if wanted else _SKIP, size)
+            found = cursor.advance(_CHUNK if wanted else _SKIP, size, read=wanted)
             if found is None:
                 continue
             start, end, line_start = found

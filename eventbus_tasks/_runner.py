@@ -534,16 +534,16 @@ class TaskRun:
     # -- events and failures ------------------------------------------------------------------
 
     def _emit(self, event: events.TaskEvent, *, at: datetime | None = None) -> list[Delivery]:
-        """Number an event, write it to the journal, then tell everybody."""
+        """Number an event that was made just now, write it to the journal, then tell everybody."""
         self._seq += 1
-        stamped = event.stamp(self.task.ref, self._seq, at or datetime.now(UTC))
+        event._stamp_here(self.task.ref, self._seq, at or datetime.now(UTC))
         if self._journal is not None:
             try:
-                self._journal.append((stamped,))
+                self._journal.append((event,))
             except BaseException as error:
                 self._failed_to_persist(f"journal: {type(error).__name__}: {error}")
                 redeliver(error)
-        return self._services.bus.emit(stamped, self.task)
+        return self._services.bus.emit(event, self.task)
 
     def emit_removed(self) -> None:
         """Tell that the task was removed. Its journal has ended: the event only goes around."""

@@ -80,6 +80,12 @@ class TaskEvent:
         """Return a copy that belongs to a task, with its number and time."""
         return dataclasses.replace(self, task=task, seq=seq, at=at)
 
+    def _stamp_here(self, task: TaskRef, seq: int, at: datetime) -> None:
+        """Do what `stamp` does to an event that nobody else has seen yet, without a copy."""
+        object.__setattr__(self, "task", task)
+        object.__setattr__(self, "seq", seq)
+        object.__setattr__(self, "at", at)
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON data; ``"event"`` holds the wire name."""
         data: dict[str, Any] = {"event": self.name}

@@ -91,6 +91,8 @@ class TaskOutput:
 
     def __init__(self) -> None:
         self._streams: dict[str, _StreamLog] = {}
+        # What was read last while following: everybody who asks for it now asks for the same.
+        self._recent: tuple[str, int, bytes] = ("", 0, b"")
 
     def attach(self, files: LogFiles) -> None:
         """Take over the open files of the log (for the engine)."""
@@ -123,6 +125,9 @@ class TaskOutput:
         if log is None:
             return b""
         end = log.size if end is None else end
+        name, first, recent = self._recent
+        if name == stream and first <= start and end <= first + len(recent):
+            return recent[start - first : end - first]
         parts: list[bytes] = []
         while start < end:
             part = log.pread(end - start, start)
@@ -168,12 +173,19 @@ class TaskOutput:
     def _log(self, stream: Stream) -> _StreamLog:
         return self._streams[stream]
 
+    def _read_ahead(self, start: int, end: int, stream: Stream) -> bytes:
+        """Read a range that others will ask for next."""
+        data = self.read(start, end, stream)
+        self._recent = (stream, start, data)
+        return data
+
     def end(self, keep: int = _KEEP_IN_MEMORY) -> None:
         """Hold no descriptor any more, where that loses nothing (for the engine).
 
         Args:
             keep: Bytes of an unnamed log that may move into memory instead.
         """
+        self._recent = ("", 0, b"")
         for log in self._streams.values():
             log.end(keep)
 
@@ -184,6 +196,7 @@ class TaskOutput:
 
     def close(self) -> None:
         """Give up the log (for the engine); a named file stays on disk."""
+        self._recent = ("", 0, b"")
         for log in self._streams.values():
             log.close()
 
@@ -208,11 +221,12 @@ class StreamCursor:
         descriptor = self._log.descriptor
         return self.position if descriptor is None else os.fstat(descriptor).st_size
 
-    def advance(self, limit: int, size: int) -> tuple[int, int, int] | None:
-        """Move on by at most `limit` bytes, without reading them.
+    def advance(self, limit: int, size: int, *, read: bool = False) -> tuple[int, int, int] | None:
+        """Move on by at most `limit` bytes.
 
         Args:
             limit: Bytes to move at most.
+            read: Read them, once for all who will look at them.
             size: What `available` said, before the messages that explain it were taken.
 
         Returns:
@@ -229,7 +243,11 @@ class StreamCursor:
             return None
         start, line_start = self.position, self.line_start
         self.position = self._log.size = end
-        self._find_line_start(start)
+        if read:
+            found = self._output._read_ahead(start, end, self.stream).rfind(b"\n")
+            if found >= 0:
+                self.line_start = start + found + 1
+        self._find_line_start(end if read else start)
         return start, end, line_start
 
     def _find_line_start(self, start: int) -> None:

@@ -65,6 +65,9 @@ class Switchboard(Protocol):
     def forget_stream(self, stream: EventStream[Any]) -> None:
         """Forget a stream."""
 
+    def expose(self, event_type: type[TaskEvent], signal: blinker.Signal) -> None:
+        """Send events to a signal of blinker, from now on."""
+
 
 class Subscription:
     """A receiver's connection. Close it, or use it in a ``with`` block, to disconnect."""
@@ -164,6 +167,7 @@ class EventSignal(Generic[E]):
         """
         if self._blinker is None:
             self._blinker = blinker.Signal(self.event_type.__doc__)
+            self._bus.expose(self.event_type, self._blinker)
         return self._blinker
 
     def __repr__(self) -> str:
