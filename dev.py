@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 TOX_ENV = ROOT / ".venv"
 RUN_ENV = ROOT / ".venv-run"
-PLUGINS = ("claude", "disk", "termination")  # what `dev.py ebt` has installed
+PLUGINS = ("claude", "codex", "disk", "termination")  # what `dev.py ebt` has installed
 OLDEST = (3, 11)
 
 

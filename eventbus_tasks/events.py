@@ -24,6 +24,7 @@ __all__ = [
     "AgentInputRequired",
     "AgentMessage",
     "AgentResult",
+    "AgentRetry",
     "AgentSession",
     "AgentToolFinished",
     "AgentToolStarted",
@@ -321,6 +322,8 @@ class AgentActivity(TaskEvent):
         stream: The stream of the line that says so.
         start: Offset of that line.
         end: Offset behind it.
+        parent: The `call_id` of the tool use whose sub-agent this comes from; empty for the
+            agent itself, and where the agent does not say.
     """
 
     name: ClassVar[str] = "agent"
@@ -328,6 +331,7 @@ class AgentActivity(TaskEvent):
     stream: Stream = "stdout"
     start: int = 0
     end: int = 0
+    parent: str = ""
     source: OutputSource | None = field(
         default=None, repr=False, compare=False, metadata={"wire": False}
     )
@@ -365,9 +369,12 @@ class AgentSession(AgentActivity):
 class AgentMessage(AgentActivity):
     """The agent said something.
 
+    Each message is told once as a whole. Agents that stream tell its pieces before that; whoever
+    wants only whole messages leaves out those with `delta`.
+
     Attributes:
         text: What it said.
-        delta: It is a piece, and more of the same message follows.
+        delta: It is a piece; more of the same message follows, and then the whole of it.
         kind: ``"text"``, or ``"thinking"``.
     """
 
@@ -432,6 +439,37 @@ class AgentUsage(AgentActivity):
     input_tokens: int | None = None
     output_tokens: int | None = None
     cost_usd: float | None = None
+
+
+@register_event
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentRetry(AgentActivity):
+    """The agent cannot go on now, and will try again by itself. ``None`` means unknown.
+
+    It waits from the event's time on for `delay` seconds, or until `until`.
+
+    Attributes:
+        kind: ``"error"`` (a request has failed) or ``"rate_limit"`` (its quota is used up).
+        message: Why, in the agent's words; may be empty.
+        status: The HTTP status of the failed request.
+        attempt: Which attempt follows, from 1.
+        max_attempts: How many it makes before it gives up.
+        delay: Seconds until the next attempt.
+        until: When the quota is renewed.
+    """
+
+    name: ClassVar[str] = "agent.retry"
+    _decoders: ClassVar[Mapping[str, Callable[[Any], Any]]] = {
+        "until": lambda text: None if text is None else datetime.fromisoformat(text)
+    }
+
+    kind: str = "error"
+    message: str = ""
+    status: int | None = None
+    attempt: int | None = None
+    max_attempts: int | None = None
+    delay: float | None = None
+    until: datetime | None = None
 
 
 @register_event

@@ -259,6 +259,7 @@ class TaskSignals:
             events.AgentToolFinished
         )
         self.agent_usage: EventSignal[events.AgentUsage] = bus.signal(events.AgentUsage)
+        self.agent_retry: EventSignal[events.AgentRetry] = bus.signal(events.AgentRetry)
         self.agent_input_required: EventSignal[events.AgentInputRequired] = bus.signal(
             events.AgentInputRequired
         )

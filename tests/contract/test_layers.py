@@ -20,6 +20,7 @@ LAYERS: Final[tuple[frozenset[str], ...]] = (
         {
             "_native",
             "_threads",
+            "agents",
             "command",
             "errors",
             "events",

@@ -1,7 +1,8 @@
 """Driving real coding agents in tests, without a network, an account or money.
 
 - `FakeModelAPI`: a model on loopback that does what the prompt says. It speaks a `Dialect` for each
-  kind of client; `AnthropicMessages` is one.
+  kind of client: `AnthropicMessages`, `OpenAIResponses`, `OpenAIChat`, `GeminiGenerateContent`.
+- `ScriptedCli`: a process that plays recorded lines in the place of a real program, bugs included.
 - `install_cli`, `find_cli`, `isolated_environment`: the real command-line programs, from npm, in a
   directory of their own, with no trace of whoever runs the tests.
 
@@ -21,6 +22,10 @@ from __future__ import annotations
 from eventbus_tasks.testing.agents.anthropic import AnthropicMessages
 from eventbus_tasks.testing.agents.clis import (
     CLAUDE,
+    CLIS,
+    CODEX,
+    GEMINI,
+    OPENCODE,
     CliPackage,
     CliUnavailableError,
     find_cli,
@@ -28,6 +33,9 @@ from eventbus_tasks.testing.agents.clis import (
     isolated_environment,
 )
 from eventbus_tasks.testing.agents.fake_api import Exchange, FakeModelAPI
+from eventbus_tasks.testing.agents.gemini import GeminiGenerateContent
+from eventbus_tasks.testing.agents.openai import OpenAIChat, OpenAIResponses
+from eventbus_tasks.testing.agents.playing import AgentRun, play_agent
 from eventbus_tasks.testing.agents.scenarios import (
     Conversation,
     Dialect,
@@ -38,9 +46,15 @@ from eventbus_tasks.testing.agents.scenarios import (
     ToolCall,
     huge_text,
 )
+from eventbus_tasks.testing.agents.scripted import ScriptedCli, ScriptStep
 
 __all__ = [
     "CLAUDE",
+    "CLIS",
+    "CODEX",
+    "GEMINI",
+    "OPENCODE",
+    "AgentRun",
     "AnthropicMessages",
     "CliPackage",
     "CliUnavailableError",
@@ -49,7 +63,12 @@ __all__ = [
     "Exchange",
     "Failure",
     "FakeModelAPI",
+    "GeminiGenerateContent",
+    "OpenAIChat",
+    "OpenAIResponses",
     "Reply",
+    "ScriptStep",
+    "ScriptedCli",
     "Silence",
     "TextReply",
     "ToolCall",
@@ -57,4 +76,5 @@ __all__ = [
     "huge_text",
     "install_cli",
     "isolated_environment",
+    "play_agent",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -9,10 +10,15 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from types import MappingProxyType
+from typing import Any, Final
 
 __all__ = [
     "CLAUDE",
+    "CLIS",
+    "CODEX",
+    "GEMINI",
+    "OPENCODE",
     "CliPackage",
     "CliUnavailableError",
     "find_cli",
@@ -35,6 +41,14 @@ class CliPackage:
 
 
 CLAUDE: Final = CliPackage(program="claude", package="@anthropic-ai/claude-code")
+CODEX: Final = CliPackage(program="codex", package="@openai/codex")
+GEMINI: Final = CliPackage(program="gemini", package="@google/gemini-cli")
+OPENCODE: Final = CliPackage(program="opencode", package="opencode-ai")
+
+CLIS: Final[Mapping[str, CliPackage]] = MappingProxyType(
+    {cli.program: cli for cli in (CLAUDE, CODEX, GEMINI, OPENCODE)}
+)
+"""Every agent that is known here, by its program."""
 
 
 class CliUnavailableError(Exception):
@@ -83,10 +97,39 @@ def find_cli(cli: CliPackage, directory: Path) -> Path:
     return program
 
 
-_THEIRS: Final = ("ANTHROPIC_", "CLAUDE", "AWS_", "GOOGLE_", "AZURE_", "OPENAI_", "GEMINI_")
+_THEIRS: Final = (
+    "ANTHROPIC_",
+    "AWS_",
+    "AZURE_",
+    "CLAUDE",
+    "CODEX_",
+    "GEMINI_",
+    "GOOGLE_",
+    "OPENAI_",
+    "OPENCODE",
+)
 """Beginnings of variables with which a user has configured agents, or paid for them."""
 
 _PROXIES: Final = frozenset({"http_proxy", "https_proxy", "all_proxy", "no_proxy"})
+
+_CODEX_CONFIG: Final = """\
+model = "fake"
+model_provider = "fake"
+check_for_update_on_startup = false
+
+[analytics]
+enabled = false
+
+[features]
+plugins = false
+
+[model_providers.fake]
+name = "fake"
+base_url = "{url}/v1"
+{key}wire_api = "responses"
+request_max_retries = 1
+stream_max_retries = 1
+"""
 
 
 def isolated_environment(
@@ -95,7 +138,7 @@ def isolated_environment(
     """Return an environment in which agents know nobody but a fake model.
 
     No setting, session, key or proxy of whoever runs the tests is in it; telemetry, error reports
-    and updates are off.
+    and updates are off. For agents that are configured by files, they are written into the home.
 
     Args:
         home: A directory that becomes ``HOME``; made if it is not there.
@@ -112,14 +155,72 @@ def isolated_environment(
     folders = {"HOME": home / "home", "TMPDIR": home / "tmp"}
     for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)
-    claude = {
+    return {
+        **kept,
+        **{name: str(path) for name, path in folders.items()},
+        **_claude(home / "home", url, key),
+        **_codex(home / "home", url, key),
+        **_gemini(home / "home", url, key),
+        **_opencode(url, key),
+    }
+
+
+def _claude(home: Path, url: str, key: str) -> dict[str, str]:
+    return {
         "ANTHROPIC_BASE_URL": url,
         **({"ANTHROPIC_API_KEY": key} if key else {}),
-        "CLAUDE_CONFIG_DIR": str(home / "home" / ".claude"),
+        "CLAUDE_CONFIG_DIR": str(home / ".claude"),
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
         "CLAUDE_CODE_MAX_RETRIES": "1",
         "DISABLE_AUTOUPDATER": "1",
         "DISABLE_ERROR_REPORTING": "1",
         "DISABLE_TELEMETRY": "1",
     }
-    return {**kept, **{name: str(path) for name, path in folders.items()}, **claude}
+
+
+def _codex(home: Path, url: str, key: str) -> dict[str, str]:
+    folder = home / ".codex"
+    folder.mkdir(exist_ok=True)
+    config = _CODEX_CONFIG.format(url=url, key='env_key = "FAKE_API_KEY"\n' if key else "")
+    (folder / "config.toml").write_text(config)
+    return {"CODEX_HOME": str(folder), **({"FAKE_API_KEY": key} if key else {})}
+
+
+def _gemini(home: Path, url: str, key: str) -> dict[str, str]:
+    folder = home / ".gemini"
+    folder.mkdir(exist_ok=True)
+    settings: dict[str, Any] = {
+        # Otherwise another model is asked first which model is to be used.
+        "model": {"name": "gemini-3.1-pro-preview"},
+        "security": {"auth": {"selectedType": "gemini-api-key"}},
+        "privacy": {"usageStatisticsEnabled": False},
+        "general": {"disableAutoUpdate": True, "disableUpdateNag": True, "maxAttempts": 1},
+        "telemetry": {"enabled": False},
+    }
+    (folder / "settings.json").write_text(json.dumps(settings))
+    return {
+        "GOOGLE_GEMINI_BASE_URL": url,
+        **({"GEMINI_API_KEY": key} if key else {}),
+    }
+
+
+def _opencode(url: str, key: str) -> dict[str, str]:
+    model = {"name": "fake", "limit": {"context": 1_000_000, "output": 1_000_000}}
+    provider = {
+        "npm": "@ai-sdk/openai-compatible",
+        "options": {"baseURL": f"{url}/v1", **({"apiKey": key} if key else {})},
+        "models": {"fake": {**model, "tool_call": True}},
+    }
+    config = {
+        "model": "fake/fake",
+        "small_model": "fake/fake",
+        "provider": {"fake": provider},
+        "autoupdate": False,
+        "share": "disabled",
+    }
+    return {
+        "OPENCODE_CONFIG_CONTENT": json.dumps(config),
+        "OPENCODE_DISABLE_AUTOUPDATE": "1",
+        "OPENCODE_DISABLE_LSP_DOWNLOAD": "1",
+        "OPENCODE_DISABLE_MODELS_FETCH": "1",
+    }

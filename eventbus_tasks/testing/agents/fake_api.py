@@ -19,6 +19,8 @@ from types import TracebackType
 from typing import Any, Final, Literal, Self, cast
 
 from eventbus_tasks.testing.agents.anthropic import AnthropicMessages
+from eventbus_tasks.testing.agents.gemini import GeminiGenerateContent
+from eventbus_tasks.testing.agents.openai import OpenAIChat, OpenAIResponses
 from eventbus_tasks.testing.agents.scenarios import (
     Conversation,
     Dialect,
@@ -68,7 +70,7 @@ class FakeModelAPI:
     `eventbus_tasks.testing.agents.scenarios`.
 
     Args:
-        dialects: What it speaks; all paths together. Default: Anthropic Messages.
+        dialects: What it speaks; all paths together. Default: every dialect that is known here.
         key: The API key that it wants; others are refused with 401. Default: any will do.
 
     Attributes:
@@ -78,7 +80,14 @@ class FakeModelAPI:
     def __init__(
         self, dialects: Sequence[Dialect] | None = None, *, key: str | None = None
     ) -> None:
-        self._dialects = (AnthropicMessages(),) if dialects is None else tuple(dialects)
+        if dialects is None:
+            dialects = (
+                AnthropicMessages(),
+                OpenAIResponses(),
+                OpenAIChat(),
+                GeminiGenerateContent(),
+            )
+        self._dialects = tuple(dialects)
         self._key = key
         self._changed = threading.Condition()
         self._exchanges: list[Exchange] = []

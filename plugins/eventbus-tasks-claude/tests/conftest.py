@@ -36,7 +36,7 @@ class Run:
 
     def plain(self) -> list[tuple[Any, ...]]:
         """What Claude did, as ``(wire name, field, field …)``, without what every event has."""
-        common = {"event", "task", "seq", "at", "stream", "start", "end"}
+        common = {"event", "task", "seq", "at", "stream", "start", "end", "parent"}
         found = []
         for event in self.activities:
             data = event.to_dict()

@@ -155,10 +155,9 @@ async def test_thinking_and_pieces_are_marked(play: Any) -> None:
 
 
 async def test_what_has_no_name_here_is_passed_on(play: Any) -> None:
-    """Retries, rate limits, other system lines and unknown types keep their kind and raw line."""
+    """Readings of a quota, other system lines and unknown types keep their kind and raw line."""
     run = await play(
         init(),
-        system("api_retry", attempt=1, max_retries=10, error_status=529, error="overloaded"),
         system("task_started", task_id="b1"),
         {"line": {"type": "rate_limit_event", "rate_limit_info": {"status": "allowed"}}},
         {"line": {"type": "sparkle", "n": 1}},
@@ -167,14 +166,49 @@ async def test_what_has_no_name_here_is_passed_on(play: Any) -> None:
         result(),
     )
     assert [row for row in run.plain() if row[0] == "unknown"] == [
-        ("unknown", "system/api_retry"),
         ("unknown", "system/task_started"),
         ("unknown", "rate_limit_event"),
         ("unknown", "sparkle"),
         ("unknown", ""),
         ("unknown", "assistant/hologram"),
     ]
-    assert b'"attempt": 1' in run.activities[1].raw
+    assert b'"b1"' in run.activities[1].raw
+
+
+async def test_waiting_for_the_model(play: Any) -> None:
+    """A retry says why and how long, a quota that is used up until when; `None` is unknown."""
+    info = {"status": "rejected", "resetsAt": 1_800_000_000, "rateLimitType": "five_hour"}
+    run = await play(
+        init(),
+        system(
+            "api_retry",
+            attempt=1,
+            max_retries=10,
+            retry_delay_ms=508,
+            error_status=529,
+            error="overloaded",
+        ),
+        {"line": {"type": "rate_limit_event", "rate_limit_info": info}},
+        {"line": {"type": "rate_limit_event", "rate_limit_info": {**info, "resetsAt": 2**52}}},
+        result(),
+    )
+    until = "2027-01-15T08:00:00+00:00"
+    assert [row for row in run.plain() if row[0] == "retry"] == [
+        ("retry", "error", "overloaded", 529, 1, 10, 0.508, None),
+        ("retry", "rate_limit", "five hour", None, None, None, None, until),
+        ("retry", "rate_limit", "five hour", None, None, None, None, None),
+    ]
+
+
+async def test_sub_agents_are_told_apart(play: Any) -> None:
+    """What a sub-agent says and does names the use of the tool that has started it."""
+    step = assistant({"type": "text", "text": "aside"})
+    step["line"]["parent_tool_use_id"] = "t9"
+    run = await play(init(), tool_use("t9", "Task", prompt="look"), step, result("all"))
+    assert [(event.name, event.parent) for event in run.activities[1:3]] == [
+        ("agent.tool_started", ""),
+        ("agent.message", "t9"),
+    ]
 
 
 async def test_a_session_is_told_once_and_again_when_it_changes(play: Any) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from eventbus_tasks import (
@@ -13,6 +15,7 @@ from eventbus_tasks import (
     AgentInputRequired,
     AgentMessage,
     AgentResult,
+    AgentRetry,
     AgentSession,
     ProcessExit,
     Reason,
@@ -21,7 +24,15 @@ from eventbus_tasks import (
     decode_line,
 )
 from eventbus_tasks_claude.judgement import ClaudeResult, read_result
-from eventbus_tasks_claude.reading import list_in, object_in, one_line, parse_object, text_in
+from eventbus_tasks_claude.reading import (
+    count_in,
+    list_in,
+    object_in,
+    one_line,
+    parse_object,
+    price_in,
+    text_in,
+)
 from eventbus_tasks_claude.tools import ToolCalls, input_summary
 from eventbus_tasks_claude.usage import UsageCounter
 
@@ -84,7 +95,9 @@ class ClaudeInterpreter:
         if data is None:
             return iter((AgentEventUnknown(kind="unreadable"),))
         # A list, because the state must not depend on whether somebody iterates.
-        return iter(list(self._read(data)))
+        events = list(self._read(data))
+        parent = text_in(data, "parent_tool_use_id")
+        return iter([replace(event, parent=parent) for event in events] if parent else events)
 
     def verdict(self, exit: ProcessExit) -> Verdict:
         """Judge the run by its last result; without one it is no success, whatever its status."""
@@ -127,6 +140,8 @@ class ClaudeInterpreter:
                 yield from self._read_result(data)
             case "control_request":
                 yield from _read_control_request(data)
+            case "rate_limit_event":
+                yield _read_rate_limit(object_in(data, "rate_limit_info"))
             case _:
                 yield _unknown(kind)
 
@@ -134,6 +149,9 @@ class ClaudeInterpreter:
         subtype = text_in(data, "subtype")
         if subtype == "permission_denied":
             self._tools.note_denial(data)
+        if subtype == "api_retry":
+            yield _read_retry(data)
+            return
         if subtype != "init":
             yield _unknown("system", subtype)
             return
@@ -187,6 +205,30 @@ class ClaudeInterpreter:
         self._turn_open = False
         self._result = read_result(data, self._tools.denied)
         yield AgentResult(ok=self._result.ok, text=self._result.text or self._result.problem)
+
+
+def _read_retry(data: Mapping[str, Any]) -> AgentRetry:
+    delay = price_in(data, "retry_delay_ms")
+    return AgentRetry(
+        message=one_line(text_in(data, "error"), 200),
+        status=count_in(data, "error_status"),
+        attempt=count_in(data, "attempt"),
+        max_attempts=count_in(data, "max_retries"),
+        delay=None if delay is None else delay / 1000,
+    )
+
+
+def _read_rate_limit(info: Mapping[str, Any]) -> AgentActivity:
+    """Return what it means when the quota is used up; a mere reading of it has no meaning."""
+    if text_in(info, "status") != "rejected":
+        return _unknown("rate_limit_event")
+    resets = count_in(info, "resetsAt")
+    try:
+        until = None if resets is None else datetime.fromtimestamp(resets, UTC)
+    except (OverflowError, OSError, ValueError):  # no time that a clock can show
+        until = None
+    what = one_line(text_in(info, "rateLimitType").replace("_", " "), 100)
+    return AgentRetry(kind="rate_limit", message=what, until=until)
 
 
 def _read_stream_event(event: Mapping[str, Any]) -> Iterator[AgentActivity]:

@@ -27,8 +27,9 @@ AGENT_LADDERS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         # older versions leave the tools running, and no version writes that event.
         "claude": ("INT:leader", "TERM:tree:3"),
         # SIGINT cleans up; SIGTERM leaves the grandchildren of a tool. Its node launcher passes
-        # SIGINT on. Servers of its own are in groups of their own: the second rung is for them.
-        "codex": ("INT:leader", "TERM:tree:3"),
+        # SIGINT on. Repeated, because one that comes before the handlers are up is lost. Servers of
+        # its own are in groups of their own: the last rung is for them.
+        "codex": ("INT:leader:2.5", "INT:group:2.5", "TERM:tree:2"),
         # The launcher swallows what is sent to the leader alone. A SIGTERM that comes 0.75 to
         # 1.3 s after the start is ignored for ever; the second one works. It never ends its
         # tools, so they get the signal, too.

@@ -1,0 +1,46 @@
+"""For authors of plugins that drive an agent: the parts that every such plugin needs.
+
+- `JsonLinesInterpreter`: base of interpreters of agents that write one JSON object in each line.
+- `AgentOptions`: base of the options of one request, read without trusting anything.
+- `find_program`, `child_environment`, `prompt_bytes`: what a command is made of.
+- `count_in`, `list_in`, `object_in`, `price_in`, `text_in`: values of foreign JSON, where a wrong
+  type is an absent value; `one_line`, `input_summary`: text that is safe and short.
+- `Totals`: differences from counters that an agent only tells as totals.
+
+Nothing here knows a certain agent. `eventbus_tasks.testing` has the contracts for such plugins.
+"""
+
+from __future__ import annotations
+
+from eventbus_tasks.agents.building import child_environment, find_program, prompt_bytes
+from eventbus_tasks.agents.interpreting import JsonLinesInterpreter, unknown_event
+from eventbus_tasks.agents.options import AgentOptions
+from eventbus_tasks.agents.reading import (
+    count_in,
+    input_summary,
+    list_in,
+    object_in,
+    one_line,
+    parse_object,
+    price_in,
+    text_in,
+)
+from eventbus_tasks.agents.totals import Totals
+
+__all__ = [
+    "AgentOptions",
+    "JsonLinesInterpreter",
+    "Totals",
+    "child_environment",
+    "count_in",
+    "find_program",
+    "input_summary",
+    "list_in",
+    "object_in",
+    "one_line",
+    "parse_object",
+    "price_in",
+    "prompt_bytes",
+    "text_in",
+    "unknown_event",
+]
