@@ -108,7 +108,7 @@ async def test_stubborn_child_climbs_the_whole_ladder(tmp_path: Path) -> None:
     ("agent", "expected"),
     [
         ("claude", [INT, TERM, KILL]),
-        ("codex", [INT, TERM, KILL]),
+        ("codex", [INT, INT, TERM, KILL]),
         ("gemini", [TERM, TERM, KILL]),
         ("opencode", [TERM, KILL]),
         ("copilot", [TERM, TERM, KILL]),

@@ -154,11 +154,12 @@ def test_built_in_ladder_is_a_policy(agent: str) -> None:
 
 
 def test_measured_beginnings() -> None:
-    """Claude and Codex get SIGINT first and alone; Gemini gets its SIGTERM twice."""
+    """Claude and Codex get SIGINT first, Codex twice; Gemini gets its SIGTERM twice."""
     for agent in ("claude", "codex"):
         steps = must_policy(agent).steps
         assert (steps[0].signal, steps[0].scope) == (INT, "leader")
-        assert (steps[1].signal, steps[1].scope) == (TERM, "tree")
+        assert (steps[-1].signal, steps[-1].scope) == (TERM, "tree")
+    assert [step.signal for step in must_policy("codex").steps] == [INT, INT, TERM]
     assert [step.signal for step in must_policy("gemini").steps] == [TERM, TERM]
     assert all(step.scope != "leader" for step in must_policy("gemini").steps)
 
