@@ -38,12 +38,16 @@ class HostProcess:
         scenario: What it plays.
         directory: The place of the scene.
         heard: Every line that it has said.
+        copies: Forks of it, that have nothing to do with its tasks; they are ended at the end.
     """
 
     def __init__(self, scenario: Scenario, backend: str, directory: Path, state: Path) -> None:
         self.scenario = scenario
         self.directory = directory
         self.heard: list[str] = []
+        self.copies: set[int] = set()
+        self._more: list[HostProcess] = []
+        self._backend, self._state = backend, state
         self._rest = b""
         self._mark = os.fsencode(f"{state}/")
         self._errors = (directory / "stderr").open("w+b")
@@ -63,6 +67,13 @@ class HostProcess:
     def pid(self) -> int:
         """Its process number (that of the wrapping command, where there is one)."""
         return self.process.pid
+
+    def another(self, name: str) -> HostProcess:
+        """Start another host, which plays the same in a directory of its own."""
+        directory = self.directory / name
+        directory.mkdir()
+        self._more.append(HostProcess(self.scenario, self._backend, directory, self._state))
+        return self._more[-1]
 
     def project(self, name: str = "project") -> Project:
         """Return a project of the scene."""
@@ -117,7 +128,7 @@ class HostProcess:
         """Return every process that was started by this host, or by what it has started."""
         found = []
         for name in os.listdir("/proc"):
-            if name.isdecimal() and int(name) not in (os.getpid(), self.process.pid):
+            if name.isdecimal() and int(name) not in {os.getpid(), self.process.pid, *self.copies}:
                 with contextlib.suppress(OSError):  # gone, or somebody else's
                     if self._mark in Path(f"/proc/{name}/environ").read_bytes():
                         command = Path(f"/proc/{name}/cmdline").read_bytes()[:150]
@@ -146,12 +157,15 @@ class HostProcess:
 
     def close(self) -> None:
         """End what is still there: the host, and what a failed scenario has left."""
+        for host in self._more:
+            host.close()
         for stream in (self.process.stdin, self.process.stdout, self._errors):
             if stream is not None:
                 stream.close()
         self.process.kill()
         self.process.wait()
         left = [member[0] for p in Project.all(self.directory) for member in p.alive]
+        left += self.copies
         left += [int(stranger.split()[0]) for stranger in self.strangers()]
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
@@ -197,7 +211,8 @@ def _result(directory: Path) -> dict[str, Any]:
 def _judge_history(directory: Path, *, whole: bool) -> None:
     """Check what each task has told: one end, last; a start, first; no number left out."""
     histories: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for entry in (directory / "history.jsonl").read_text().splitlines():
+    file = directory / "history.jsonl"
+    for entry in file.read_text().splitlines() if file.exists() else ():
         with contextlib.suppress(ValueError):  # the host was killed while it wrote the last one
             event = json.loads(entry)
             histories[event["task"]["uid"]].append(event)

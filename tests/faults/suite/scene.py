@@ -157,3 +157,4 @@ class Scene:
                     (outputs / f"{task.name}.{task.uid}.{stream}").write_bytes(data)
             task.output.close()
         self._history.close()
+        self.tasks.clear()
