@@ -64,6 +64,7 @@ from eventbus_tasks.outcome import (
 from eventbus_tasks.output import TaskOutput
 from eventbus_tasks.plugins import CommandContribution, PluginHost, PluginReport
 from eventbus_tasks.policies import (
+    DurableJournal,
     Journal,
     LogFiles,
     OutputInterpreter,
@@ -96,6 +97,7 @@ __all__ = [
     "ClaudeTask",
     "Command",
     "CommandContribution",
+    "DurableJournal",
     "EngineClosedError",
     "EventSignal",
     "EventStream",

@@ -35,9 +35,10 @@ from eventbus_tasks._process import wire
 from eventbus_tasks._process.marker import sweep_marked
 from eventbus_tasks._pump import OutputPump, Turn
 from eventbus_tasks.builtin.unnamed_log import UnnamedLog
-from eventbus_tasks.lifecycle import Facts, Input, judge
+from eventbus_tasks.lifecycle import Facts, Input, judge, step
 from eventbus_tasks.outcome import Outcome, Reason, Survivor, TaskStatus
 from eventbus_tasks.policies import (
+    DurableJournal,
     Journal,
     LogFiles,
     Stream,
@@ -474,17 +475,17 @@ class TaskRun:
             output_bytes=self._sizes or self._output.positions,
             lost_bytes=dict(self._lost),
         )
-        outcome = await self._finish_journal(outcome)
-        task.completed_at = datetime.now(UTC)
-        task._step(Input.ENDED, outcome.reason)
-        if task._life.reason is not outcome.reason:
+        if step(task._life, Input.ENDED, outcome.reason).reason is not outcome.reason:
             # The guardian contradicts itself (a success of what it has stopped): not a success.
             outcome = replace(outcome, reason=Reason.GUARDIAN_LOST)
-            task._step(Input.ENDED, outcome.reason)
+        outcome = await self._finish_journal(outcome)
+        terminal = await self._record_end(outcome)
+        outcome = terminal.outcome
+        task.completed_at = terminal.at
+        task._step(Input.ENDED, outcome.reason)
         task._outcome = outcome
         task._settled.set()
-        terminal = _TERMINAL[outcome.status](outcome=outcome)
-        deliveries = self._emit(terminal, at=task.completed_at)
+        deliveries = self._services.bus.emit(terminal, task)
         if self._journal is not None:
             close_quietly(self._journal)
         task.output.end()
@@ -504,6 +505,24 @@ class TaskRun:
         except Exception as error:
             self._failed_to_persist(f"journal: {type(error).__name__}: {error}")
         return replace(outcome, persist_error=self._persist_error)
+
+    async def _record_end(self, outcome: Outcome) -> events.TaskEnded:
+        """Make the terminal event, and have it durable before anybody is told."""
+        terminal = _TERMINAL[outcome.status](outcome=outcome)
+        self._record(terminal)
+        if isinstance(self._journal, DurableJournal):
+            try:
+                await self._services.plugins.run(
+                    self._journal.sync,
+                    deadline=self._services.settings.journal_deadline,
+                    endures=True,
+                )
+            except Exception as error:
+                self._failed_to_persist(f"journal: {type(error).__name__}: {error}")
+        if outcome.persist_error != self._persist_error:
+            outcome = replace(outcome, persist_error=self._persist_error)
+            terminal = replace(terminal, outcome=outcome)
+        return terminal
 
     async def _await_receivers(self, deliveries: Sequence[Delivery]) -> None:
         waiting = [delivery for delivery in deliveries if not delivery.subscription.stuck]
@@ -535,6 +554,11 @@ class TaskRun:
 
     def _emit(self, event: events.TaskEvent, *, at: datetime | None = None) -> list[Delivery]:
         """Number an event that was made just now, write it to the journal, then tell everybody."""
+        self._record(event, at=at)
+        return self._services.bus.emit(event, self.task)
+
+    def _record(self, event: events.TaskEvent, *, at: datetime | None = None) -> None:
+        """Number an event that was made just now, and write it to the journal."""
         self._seq += 1
         event._stamp_here(self.task.ref, self._seq, at or datetime.now(UTC))
         if self._journal is not None:
@@ -543,7 +567,6 @@ class TaskRun:
             except BaseException as error:
                 self._failed_to_persist(f"journal: {type(error).__name__}: {error}")
                 redeliver(error)
-        return self._services.bus.emit(event, self.task)
 
     def emit_removed(self) -> None:
         """Tell that the task was removed. Its journal has ended: the event only goes around."""

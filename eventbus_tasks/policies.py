@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AfterExit",
     "Capture",
+    "DurableJournal",
     "Journal",
     "KeepOutput",
     "LogFiles",
@@ -223,6 +224,23 @@ class Journal(Protocol):
 
     def close(self) -> None:
         """Release what is open. Called once, last, also after a failure."""
+
+
+@runtime_checkable
+class DurableJournal(Journal, Protocol):
+    """A journal that makes its terminal event durable before anybody is told of the end."""
+
+    def sync(self) -> None:
+        """Make everything durable, the terminal event included.
+
+        Called in a worker thread, under the deadline of `finish`, between the last `append` and
+        the delivery of that event; may still run when `close` is called, if the deadline has
+        passed.
+
+        Raises:
+            Exception: Becomes ``Outcome.persist_error`` of the outcome that is told, while the
+                record of it says nothing about that.
+        """
 
 
 @runtime_checkable

@@ -19,6 +19,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
@@ -42,10 +43,14 @@ _SETTLE: Final = 1000
 
 @dataclass(slots=True)
 class _Charge:
-    """One task in the warden's care: its guardian and the warden's copy of its lock."""
+    """One task in the warden's care, and the warden's copies of what says that it is not over.
+
+    Those are the lock of the project and, for its lock alone, the end record: the warden neither
+    reads nor writes it.
+    """
 
     task: int
-    lock: int | None
+    held: list[int]
 
 
 class Warden:
@@ -178,8 +183,9 @@ class Warden:
         poll.register(settled, select.POLLIN)
         poll.poll(_SETTLE)
         os.close(settled)
-        self._guardians[pid] = _Charge(request.task, descriptors.lock)
-        self._close(descriptors, but=descriptors.lock)
+        held = [fd for fd in (descriptors.lock, descriptors.end_record) if fd is not None]
+        self._guardians[pid] = _Charge(request.task, held)
+        self._close(descriptors, but=held)
 
     def _refuse(self, task: int, descriptors: Descriptors, error: OSError) -> None:
         """Answer in place of a guardian that could not be made."""
@@ -195,9 +201,9 @@ class Warden:
         self._close(descriptors)
         self._tell(task, wire.Released(at=time.time()))
 
-    def _close(self, descriptors: Descriptors, but: int | None = None) -> None:
+    def _close(self, descriptors: Descriptors, but: Sequence[int] = ()) -> None:
         for number in descriptors.numbers():
-            if number not in (but, self._host):
+            if number not in (*but, self._host):
                 os.close(number)
 
     def _reap(self) -> None:
@@ -250,8 +256,8 @@ class Warden:
         return False
 
     def _release(self, charge: _Charge) -> None:
-        if charge.lock is not None:
-            os.close(charge.lock)
+        for descriptor in charge.held:
+            os.close(descriptor)
         self._tell(charge.task, wire.Released(at=time.time()))
 
     def _tell(self, task: int, message: wire.Message) -> None:

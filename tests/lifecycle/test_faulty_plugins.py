@@ -364,6 +364,35 @@ async def test_journal_that_hangs_at_the_end(stage: Stage, hang: Callable[[], No
     assert outcome.persist_error is not None
 
 
+class DurableBadJournal(BadJournal):
+    """Can make its terminal event durable, or fails at that."""
+
+    def sync(self) -> None:
+        self.calls.append("sync")
+        self._act("sync")
+
+
+async def test_end_is_durable_before_it_is_told(stage: Stage) -> None:
+    """A journal is asked to make the terminal event durable between writing it and telling it."""
+    journal = DurableBadJournal("none", lambda: None)
+    told: list[list[str]] = []
+    async with stage.engine(plugins={"good": hook("ebt_open_journal", lambda: journal)}) as engine:
+        engine.signals.task_completed.connect(lambda _: told.append(journal.calls[-3:]))
+        await run_true(stage, engine)
+    assert told == [["finish", "append", "sync"]]
+    assert journal.calls[-1] == "close"
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_end_that_does_not_become_durable(stage: Stage, fault: str) -> None:
+    """That the terminal event is not durable is said in the outcome that is told."""
+    journal = DurableBadJournal("sync", raising(fault))
+    async with stage.engine(plugins={"bad": hook("ebt_open_journal", lambda: journal)}) as engine:
+        _, outcome = await run_true(stage, engine)
+    assert outcome.reason is Reason.EXITED
+    assert is_told(outcome.persist_error)
+
+
 async def test_journal_is_written_before_anybody_is_told(stage: Stage) -> None:
     """When a receiver gets an event the journal has it already."""
     missing: list[TaskEvent] = []

@@ -94,7 +94,7 @@ def test_cleaning_takes_linear_time() -> None:
 def test_fence(data: bytes, places: list[int]) -> None:
     """No output can close the fence that it stands in, and all of it is there."""
     chunks = cut(data, places)
-    text = write(Section(title="Output", chunks=lambda: chunks))
+    text = write(Section(title="Output", size=len(data), chunks=lambda *_: chunks))
     assert text.startswith("# Title\n\n```yaml\n```\n\n## Output\n\n")
     body = text.removeprefix("# Title\n\n```yaml\n```\n\n## Output\n\n")
     opening, _, rest = body.partition("\n")
@@ -109,11 +109,11 @@ def test_fence(data: bytes, places: list[int]) -> None:
 def test_text_that_changes() -> None:
     """A log that is changed while it is copied does not get out of its fence, either."""
     versions = iter([b"```\n", b"`````\n", b"````\n"])
-    text = write(Section(title="Output", chunks=lambda: [next(versions)]))
+    text = write(Section(title="Output", size=4, chunks=lambda *_: [next(versions)]))
     assert text.endswith("``````text\n````\n``````\n")
     growing = iter(range(3, 100))
     with pytest.raises(OSError, match="does not stop changing"):
-        write(Section(title="Output", chunks=lambda: [b"`" * next(growing)]))
+        write(Section(title="Output", size=4, chunks=lambda *_: [b"`" * next(growing)]))
 
 
 @given(st.text() | st.lists(st.text()) | st.dictionaries(st.text(), st.text()))
@@ -136,12 +136,12 @@ from eventbus_tasks_disk.markdown import Section, write_markdown
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + {size // 4}, resource.RLIM_INFINITY))
 line = b"x" * 1023 + b"\\n"
-def chunks():
+def chunks(begin, end):
     for _ in range({size} // (256 * 1024)):
         yield line * 256
     yield b"`" * 1000
 file = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
-write_markdown(file, "Large", {{}}, [Section(title="Output", chunks=chunks)])
+write_markdown(file, "Large", {{}}, [Section(title="Output", size=0, chunks=chunks)])
 """
     path = tmp_path / "large.md"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -150,3 +150,22 @@ write_markdown(file, "Large", {{}}, [Section(title="Output", chunks=chunks)])
     with path.open("rb") as file:
         assert file.read(2000).split(b"\n")[7] == b"`" * 1001 + b"text"
     path.unlink()
+
+
+def test_limit() -> None:
+    """Of a text over the limit the beginning and the end are shown, and what is left out."""
+    data = bytes(range(65, 91)) * 4
+
+    def chunks(begin: int, end: int) -> list[bytes]:
+        return [data[begin:end]]
+
+    section = Section(title="Output", size=len(data), chunks=chunks)
+    with tempfile.TemporaryFile() as file:
+        write_markdown(file.fileno(), "Title", {}, [section], limit=40)
+        text = os.pread(file.fileno(), 10_000, 0).decode()
+    body = text.partition("## Output\n\n")[2]
+    assert body == (
+        f"```text\n{data[:10].decode()}\n```\n\n"
+        "*64 bytes (offsets 10 to 74) are left out here; see the raw log.*\n\n"
+        f"```text\n{data[-30:].decode()}\n```\n"
+    )

@@ -6,6 +6,7 @@ line imports this module. What is written where is described in the README.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from eventbus_tasks_disk.settings import DiskSettings
 
 if TYPE_CHECKING:
     import argparse
+    from pathlib import Path
 
     from eventbus_tasks import Journal, OutputStore, Task, TaskEngine
 
@@ -47,10 +49,28 @@ def ebt_register_commands(
 
 @hookimpl
 def ebt_engine_started(engine: TaskEngine) -> None:
-    """Remember whose numbers have to be unique."""
+    """Remember whose numbers have to be unique, and look after tasks whose host has died."""
+    import threading
+
     from eventbus_tasks_disk import ids
 
     ids.add_engine(engine)
+    # Not awaited by anybody: it can be interrupted at any moment, and whoever comes next goes on.
+    threading.Thread(
+        target=_recover,
+        args=(engine.settings.state_dir,),
+        name="eventbus-tasks recovery",
+        daemon=True,
+    ).start()
+
+
+def _recover(state_dir: Path) -> None:
+    from eventbus_tasks_disk.recovery import recover_all
+
+    try:
+        recover_all(state_dir)
+    except Exception:
+        logging.getLogger("eventbus_tasks").exception("tasks of dead hosts were not recovered")
 
 
 @hookimpl

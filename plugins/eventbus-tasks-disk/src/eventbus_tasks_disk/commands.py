@@ -10,10 +10,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any, Final
 
 from eventbus_tasks import Settings
-from eventbus_tasks_disk.history import Entry, Summary, latest_entries, summarize
+from eventbus_tasks_disk.history import (
+    Entry,
+    Summary,
+    host_lives,
+    latest_entries,
+    summarize,
+)
 from eventbus_tasks_disk.printing import (
     one_line,
     parse_time,
@@ -23,6 +30,7 @@ from eventbus_tasks_disk.printing import (
     shorten,
     with_home,
 )
+from eventbus_tasks_disk.unfinished import unfinished_entries
 
 __all__ = [
     "configure_logs",
@@ -30,6 +38,7 @@ __all__ = [
     "configure_show",
     "find_entry",
     "find_or_complain",
+    "recover",
 ]
 
 _MIN_PREFIX: Final = 4
@@ -117,6 +126,14 @@ def _count(text: str) -> int:
     return number
 
 
+def recover(state_dir: Path) -> None:
+    """Give an end to tasks whose host has died, if there are any."""
+    if any(not host_lives(entry.host) for entry in unfinished_entries(state_dir)):
+        from eventbus_tasks_disk.recovery import recover_all  # seldom needed, and not cheap
+
+        recover_all(state_dir)
+
+
 # -- finding ----------------------------------------------------------------------------------
 
 
@@ -170,8 +187,10 @@ def find_entry(entries: Iterable[Entry], wanted: str) -> Entry:
 
 def find_or_complain(wanted: str) -> Entry | int:
     """Return the task that is meant, or the exit code after saying why there is none."""
+    state_dir = Settings.load().state_dir
+    recover(state_dir)
     try:
-        return find_entry(latest_entries(Settings.load().state_dir), wanted)
+        return find_entry(latest_entries(state_dir), wanted)
     except TaskLookupError as error:
         print_text(f"ebt: {error}\n", to=sys.stderr)
         return error.exit_code
@@ -182,7 +201,9 @@ def find_or_complain(wanted: str) -> Entry | int:
 
 def run_ls(arguments: argparse.Namespace) -> int:
     """List tasks, the latest first."""
-    entries = latest_entries(Settings.load().state_dir)
+    state_dir = Settings.load().state_dir
+    recover(state_dir)
+    entries = latest_entries(state_dir)
     if arguments.project is not None:
         entries = _of_project(entries, arguments.project)
     if arguments.limit:

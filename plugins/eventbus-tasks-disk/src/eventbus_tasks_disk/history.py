@@ -7,7 +7,6 @@ truth. Whoever reads gets along with lines that are torn, and with files that ar
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
@@ -39,6 +38,7 @@ __all__ = [
     "Host",
     "Summary",
     "add_to_index",
+    "guardian_lives",
     "host_lives",
     "index_numbers",
     "latest_entries",
@@ -274,7 +274,7 @@ def summarize(entry: Entry) -> Summary:
         outcome = outcome if isinstance(outcome, dict) else {}
         status = str(last["event"]).removeprefix("task.")
         return Summary(status=status, started=started, ended=_text(last.get("at")), outcome=outcome)
-    if not alive and not _guardian_lives(entry):
+    if not alive and not guardian_lives(entry):
         return Summary(status="lost", started=started)
     if stopping:
         return Summary(status="stopping", started=started)
@@ -310,29 +310,25 @@ def host_lives(host: Host) -> bool:
     return host.boot_id == _boot_id() and _start_time(host.pid) == host.start_time != 0
 
 
-def _guardian_lives(entry: Entry) -> bool:
-    """Whether a guardian whose host has died is still at work on the task."""
-    with contextlib.suppress(OSError):
+def guardian_lives(entry: Entry) -> bool:
+    """Whether somebody is still at work on a task whose host has died.
+
+    The guardian, and the warden behind it, keep the end record locked until nothing of the task
+    is left; its content is the guardian's last word.
+    """
+    try:
         record = entry.open(END_RECORD)
-        try:
-            if os.fstat(record).st_size:
-                return False  # that was its last word
-        finally:
-            os.close(record)
-    try:
-        project = os.open(entry.project_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
-        return False
+        return False  # it was never started
     try:
-        # Only asked where everything else speaks for a lost task, because the answer takes the
-        # lock for a moment.
-        fcntl.flock(project, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(record, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return True
+        size = os.fstat(record).st_size
+        return not size or os.pread(record, 1, size - 1) != b"\n"
     except OSError:
-        return False
+        return False  # no locks on this file system
     finally:
-        os.close(project)
+        os.close(record)
     return False
 
 

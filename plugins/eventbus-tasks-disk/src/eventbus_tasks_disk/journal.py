@@ -8,19 +8,21 @@ import threading
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from eventbus_tasks_disk.history import Entry, Host, add_to_index
 from eventbus_tasks_disk.records import encode_record
 from eventbus_tasks_disk.settings import DiskSettings
 from eventbus_tasks_disk.storage import END_RECORD, JOURNAL, LOGS, MARKDOWN, TaskFolder
+from eventbus_tasks_disk.unfinished import add_unfinished, remove_unfinished, take_lock
 
 if TYPE_CHECKING:
     from eventbus_tasks import Outcome, Task, TaskEvent
 
-__all__ = ["DiskJournal", "folder_of"]
+__all__ = ["DiskJournal", "folder_of", "remove_unused", "sync_logs"]
 
 _folders: Final[WeakKeyDictionary[Task, TaskFolder]] = WeakKeyDictionary()
+_journals: Final[WeakSet[DiskJournal]] = WeakSet()
 _folders_lock: Final = threading.Lock()
 
 
@@ -66,9 +68,11 @@ class DiskJournal:
             JOURNAL,
             os.O_WRONLY | os.O_APPEND,
         )
+        take_lock(self._file)  # nobody recovers the task as long as this journal is open
         self._folder = folder
         with _folders_lock:
             _folders[task] = folder
+            _journals.add(self)
         entry = Entry(
             id=task.id,
             uid=task.uid,
@@ -80,6 +84,7 @@ class DiskJournal:
             created=task.created_at.isoformat(),
             host=Host.current(),
         )
+        add_unfinished(task.settings.state_dir, entry)
         add_to_index(task.settings.state_dir, entry)
 
     def append(self, events: Sequence[TaskEvent]) -> None:
@@ -126,7 +131,7 @@ class DiskJournal:
         return OSError(error.errno, error.strerror, self._folder.path_of(JOURNAL))
 
     def finish(self, outcome: Outcome) -> None:
-        """Make journal and logs durable, and write the readable file.
+        """Make the logs durable, and write the readable file; the journal itself waits for `sync`.
 
         May go on in an abandoned thread after `close`.
 
@@ -136,12 +141,11 @@ class DiskJournal:
         with self._lock:
             if self._folder is None or self._file < 0:
                 return  # that was told before
-            folder, journal = self._folder.duplicate(), os.dup(self._file)
+            folder = self._folder.duplicate()
         steps: list[Callable[[], object]] = [
             folder.check,
-            lambda: _sync_logs(folder),
-            lambda: os.fsync(journal),
-            lambda: _remove_unused(folder),
+            lambda: sync_logs(folder),
+            lambda: remove_unused(folder),
             folder.sync,
         ]
         if self._settings.markdown:
@@ -154,24 +158,43 @@ class DiskJournal:
                 except OSError as error:
                     first = first or error
         finally:
-            os.close(journal)
             folder.close()
         if first is not None:
             raise first
         if self._missing:
             raise OSError(f"{self._missing} events are missing in {folder.path_of(JOURNAL)}")
 
+    def sync(self) -> None:
+        """Make the journal durable, its terminal event included: nobody has to recover the task.
+
+        May go on in an abandoned thread after `close`.
+
+        Raises:
+            OSError: It is not durable.
+        """
+        with self._lock:
+            if self._file < 0:
+                return
+            journal = os.dup(self._file)
+        try:
+            os.fsync(journal)
+        finally:
+            os.close(journal)
+        if not self._failing:
+            remove_unfinished(self._task.settings.state_dir, self._task.uid)
+
     def _write_markdown(self, folder: TaskFolder, outcome: Outcome) -> None:
         from eventbus_tasks_disk.markdown import write_markdown
-        from eventbus_tasks_disk.report import facts_of, sections_of
+        from eventbus_tasks_disk.report import Subject, facts_of, sections_of
 
         try:
             with contextlib.ExitStack() as stack:
                 sections = sections_of(self._task, outcome, folder, stack)
                 with folder.replace(MARKDOWN) as descriptor:
-                    facts = facts_of(self._task, outcome, datetime.now(UTC))
+                    facts = facts_of(Subject.of(self._task), outcome, datetime.now(UTC))
                     title = f"Task {self._task.id}: {outcome.status.value}"
-                    write_markdown(descriptor, title, facts, sections)
+                    limit = self._settings.markdown_limit
+                    write_markdown(descriptor, title, facts, sections, limit)
         except OSError as error:
             path = error.filename or folder.path_of(MARKDOWN)
             raise OSError(error.errno, error.strerror or str(error), str(path)) from error
@@ -180,6 +203,7 @@ class DiskJournal:
         """Let go of everything. Does not wait."""
         with _folders_lock:
             _folders.pop(self._task, None)
+            _journals.discard(self)
         with self._lock:
             folder, self._folder = self._folder, None
             file, self._file = self._file, -1
@@ -189,9 +213,25 @@ class DiskJournal:
             os.close(file)
 
 
-def _sync_logs(folder: TaskFolder) -> None:
-    # The guardian has done that, unless it was killed.
-    for suffix in LOGS.values():
+def _close_in_fork() -> None:
+    """A forked copy of the host must not seem to be at work on its tasks."""
+    for journal in list(_journals):
+        if journal._file >= 0:
+            with contextlib.suppress(OSError):
+                os.close(journal._file)
+            journal._file = -1
+
+
+os.register_at_fork(after_in_child=_close_in_fork)
+
+
+def sync_logs(folder: TaskFolder) -> None:
+    """Make logs and end record durable. The guardian has done that, unless it was killed.
+
+    Raises:
+        OSError: They are not durable.
+    """
+    for suffix in (*LOGS.values(), END_RECORD):
         with contextlib.suppress(FileNotFoundError):
             descriptor = folder.open(suffix)
             try:
@@ -200,8 +240,12 @@ def _sync_logs(folder: TaskFolder) -> None:
                 os.close(descriptor)
 
 
-def _remove_unused(folder: TaskFolder) -> None:
-    """Remove an end record that no guardian has written: the task was never started."""
+def remove_unused(folder: TaskFolder) -> None:
+    """Remove an end record that no guardian has written.
+
+    Raises:
+        OSError: It cannot be read or removed.
+    """
     with contextlib.suppress(FileNotFoundError):
         descriptor = folder.open(END_RECORD)
         try:

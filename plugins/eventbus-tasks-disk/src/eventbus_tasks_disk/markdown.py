@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, BinaryIO, Final
 
 from eventbus_tasks import terminal_safe
@@ -29,15 +30,21 @@ class Section:
 
     Attributes:
         title: Ours, not foreign.
-        chunks: Gives the bytes of the text, from the beginning each time it is called.
+        size: Bytes of the text.
+        chunks: Gives the bytes of the text from one offset to another, each time it is called.
     """
 
     title: str
-    chunks: Callable[[], Iterable[bytes]]
+    size: int
+    chunks: Callable[[int, int], Iterable[bytes]]
 
 
 def write_markdown(
-    descriptor: int, title: str, facts: Mapping[str, Any], sections: Sequence[Section]
+    descriptor: int,
+    title: str,
+    facts: Mapping[str, Any],
+    sections: Sequence[Section],
+    limit: int = 0,
 ) -> None:
     """Write the file.
 
@@ -46,6 +53,8 @@ def write_markdown(
         title: Ours, not foreign.
         facts: The header: JSON data by name.
         sections: The texts.
+        limit: Bytes of a text that are shown; of a longer one the first quarter of that and, for
+            the rest, its end are, and between them it says how much is left out. 0: no limit.
 
     Raises:
         OSError: It cannot be written, or a text does not stop changing.
@@ -57,7 +66,14 @@ def write_markdown(
         file.write(b"```\n")
         for section in sections:
             file.write(f"\n## {section.title}\n\n".encode())
-            _write_fenced(file, section)
+            if not limit or section.size <= limit:
+                _write_fenced(file, section.title, partial(section.chunks, 0, section.size))
+                continue
+            first, last = limit // 4, section.size - (limit - limit // 4)
+            _write_fenced(file, section.title, partial(section.chunks, 0, first))
+            omission = f"{last - first} bytes (offsets {first} to {last}) are left out here"
+            file.write(f"\n*{omission}; see the raw log.*\n\n".encode())
+            _write_fenced(file, section.title, partial(section.chunks, last, section.size))
 
 
 def header_value(value: Any) -> str:
@@ -73,11 +89,11 @@ def header_value(value: Any) -> str:
     )
 
 
-def _write_fenced(file: BinaryIO, section: Section) -> None:
+def _write_fenced(file: BinaryIO, title: str, chunks: Callable[[], Iterable[bytes]]) -> None:
     begin = file.tell()
     fence = 3
     for _ in range(_TRIES):
-        longest = _try_fenced(file, section, fence)
+        longest = _try_fenced(file, chunks(), fence)
         if longest < fence:
             return
         # Seldom enough to be cheaper than to read every text twice. Whoever changes the text
@@ -85,17 +101,17 @@ def _write_fenced(file: BinaryIO, section: Section) -> None:
         fence = longest + 1
         file.seek(begin)
         file.truncate()
-    raise OSError(f"the text of {section.title!r} does not stop changing")
+    raise OSError(f"the text of {title!r} does not stop changing")
 
 
-def _try_fenced(file: BinaryIO, section: Section, fence: int) -> int:
+def _try_fenced(file: BinaryIO, chunks: Iterable[bytes], fence: int) -> int:
     """Write the text in a fence, and return the length of the longest run of backticks."""
     cleaner = OutputCleaner()
     longest = run = 0  # run: at the end of what was written
     last = ""
     _write_backticks(file, fence)
     file.write(b"text\n")
-    for text in _cleaned(section.chunks(), cleaner):
+    for text in _cleaned(chunks, cleaner):
         longest = max(longest, run + _length_at_start(text))
         if "`" * (longest + 1) in text:
             longest = max(map(len, _RUNS.findall(text)))

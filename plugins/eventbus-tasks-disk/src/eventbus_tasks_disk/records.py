@@ -15,7 +15,14 @@ import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-__all__ = ["MAX_RECORD", "decode_record", "encode_record", "lines_backwards", "records_forwards"]
+__all__ = [
+    "MAX_RECORD",
+    "decode_record",
+    "encode_record",
+    "lines_backwards",
+    "records_forwards",
+    "records_with_ends",
+]
 
 MAX_RECORD: Final = 128 * 1024 * 1024
 """A longer line is none of ours: nobody's memory is filled with it."""
@@ -62,12 +69,26 @@ def records_forwards(descriptor: int) -> Iterator[dict[str, Any] | None]:
     Raises:
         OSError: The file cannot be read.
     """
-    for line in _lines(descriptor):
-        if line != b"":
-            yield decode_record(line)
+    for record, _ in records_with_ends(descriptor):
+        yield record
 
 
-def _lines(descriptor: int) -> Iterator[bytes]:
+def records_with_ends(descriptor: int) -> Iterator[tuple[dict[str, Any] | None, int]]:
+    """Yield the same, and where each line ends: behind its line ending.
+
+    Of a last line without one that is an offset behind the end of the file.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    end = 0
+    for line, length in _lines(descriptor):
+        end += length + 1
+        if length:
+            yield decode_record(line), end
+
+
+def _lines(descriptor: int) -> Iterator[tuple[bytes, int]]:
     position = 0
     rest: list[bytes] = []
     length = 0
@@ -75,13 +96,14 @@ def _lines(descriptor: int) -> Iterator[bytes]:
         position += len(block)
         pieces = block.split(b"\n")
         for piece in pieces[:-1]:
-            yield _joined([*rest, piece], length + len(piece))
+            length += len(piece)
+            yield _joined([*rest, piece], length), length
             rest, length = [], 0
         length += len(pieces[-1])
         if length <= MAX_RECORD:
             rest.append(pieces[-1])
     if length:
-        yield _joined(rest, length)
+        yield _joined(rest, length), length
 
 
 def lines_backwards(descriptor: int) -> Iterator[bytes]:

@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -16,15 +17,56 @@ from eventbus_tasks_disk.storage import LOGS, TaskFolder
 if TYPE_CHECKING:
     from eventbus_tasks import Outcome, Stream, Task
 
-__all__ = ["facts_of", "sections_of"]
+__all__ = ["Subject", "facts_of", "sections_of", "sections_of_files"]
 
 _CHUNK: Final = 256 * 1024
 _TITLES: Final[dict[Stream, str]] = {"stdout": "Output", "stderr": "Standard error"}
 
 
-def facts_of(task: Task, outcome: Outcome, ended: datetime) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """Whom a readable file is about.
+
+    Attributes:
+        id: Number of the task.
+        uid: Its UUID.
+        name: Its name.
+        agent: Its agent.
+        prompt: What the agent was told.
+        project_dir: The project, absolute.
+        created: When it was accepted.
+        started: When its program was executed, or ``None``.
+        argv: What was asked for, where that was a plain command.
+    """
+
+    id: int
+    uid: str
+    name: str
+    agent: str
+    prompt: str
+    project_dir: str
+    created: datetime
+    started: datetime | None
+    argv: tuple[str, ...]
+
+    @classmethod
+    def of(cls, task: Task) -> Subject:
+        """Describe a live task."""
+        return cls(
+            id=task.id,
+            uid=task.uid,
+            name=task.name,
+            agent=task.agent,
+            prompt=task.prompt,
+            project_dir=str(task.project_dir),
+            created=task.created_at,
+            started=task.started_at,
+            argv=task.request.argv,
+        )
+
+
+def facts_of(task: Subject, outcome: Outcome, ended: datetime) -> dict[str, Any]:
     """Return the header: what a person wants to know first, first."""
-    started = task.started_at
     facts: dict[str, Any] = {
         "id": task.id,
         "name": task.name,
@@ -34,17 +76,17 @@ def facts_of(task: Task, outcome: Outcome, ended: datetime) -> dict[str, Any]:
         "message": outcome.message,
         "exit_code": outcome.return_code,
         "prompt": task.prompt,
-        "project": str(task.project_dir),
-        "created": task.created_at.isoformat(),
-        "started": None if started is None else started.isoformat(),
+        "project": task.project_dir,
+        "created": task.created.isoformat(),
+        "started": None if task.started is None else task.started.isoformat(),
         "ended": ended.isoformat(),
-        "duration_seconds": round((ended - (started or task.created_at)).total_seconds(), 3),
+        "duration_seconds": round((ended - (task.started or task.created)).total_seconds(), 3),
         "result": outcome.result,
         "output_bytes": dict(outcome.output_bytes),
         "uid": task.uid,
     }
-    if task.request.argv:
-        facts["command"] = list(task.request.argv)
+    if task.argv:
+        facts["command"] = list(task.argv)
     if outcome.survivors:
         facts["survivors"] = [{"pid": s.pid, "command": s.command} for s in outcome.survivors]
     if any(outcome.lost_bytes.values()):
@@ -68,40 +110,63 @@ def sections_of(
     Raises:
         OSError: A log cannot be opened.
     """
-    sections = []
-    if outcome.result:
-        result = outcome.result.encode("utf-8", "replace")
-        sections.append(Section(title="Result", chunks=lambda: (result,)))
+    sections = _result_of(outcome)
     for stream in task.output.streams:
         if task.output.path(stream) is None:
             # Not kept by us (that is an error by itself), but shown as long as it is there.
+            size = task.output.size(stream)
             chunks = partial(_from_task, task, stream)
         else:
             descriptor = folder.open(LOGS[stream])
             stack.callback(os.close, descriptor)
             # What survivors write from now on is in the log only.
-            chunks = partial(_from_file, descriptor, os.fstat(descriptor).st_size)
-        sections.append(Section(title=_TITLES[stream], chunks=chunks))
+            size = os.fstat(descriptor).st_size
+            chunks = partial(_from_file, descriptor)
+        sections.append(Section(title=_TITLES[stream], size=size, chunks=chunks))
     return sections
 
 
-def _from_task(task: Task, stream: Stream) -> Iterator[bytes]:
-    size = task.output.size(stream)
-    for start in range(0, size, _CHUNK):
-        yield task.output.read(start, min(start + _CHUNK, size), stream)
+def sections_of_files(outcome: Outcome, folder: TaskFolder, stack: ExitStack) -> list[Section]:
+    """Return the same texts for a task that nobody has in memory any more.
+
+    Raises:
+        OSError: A log is there and cannot be opened.
+    """
+    sections = _result_of(outcome)
+    for stream, title in _TITLES.items():
+        try:
+            descriptor = folder.open(LOGS[stream])
+        except FileNotFoundError:
+            continue
+        stack.callback(os.close, descriptor)
+        size = os.fstat(descriptor).st_size
+        sections.append(Section(title=title, size=size, chunks=partial(_from_file, descriptor)))
+    return sections
 
 
-def _from_file(descriptor: int, size: int) -> Iterator[bytes]:
-    """Yield what is in a file. Holes, where bytes were lost or freed, are left out."""
-    position = 0
-    while position < size:
+def _result_of(outcome: Outcome) -> list[Section]:
+    if not outcome.result:
+        return []
+    result = outcome.result.encode("utf-8", "replace")
+    return [Section(title="Result", size=len(result), chunks=lambda a, b: iter((result[a:b],)))]
+
+
+def _from_task(task: Task, stream: Stream, begin: int, end: int) -> Iterator[bytes]:
+    for start in range(begin, end, _CHUNK):
+        yield task.output.read(start, min(start + _CHUNK, end), stream)
+
+
+def _from_file(descriptor: int, begin: int, limit: int) -> Iterator[bytes]:
+    """Yield a part of a file. Holes, where bytes were lost or freed, are left out."""
+    position = begin
+    while position < limit:
         try:
             position = os.lseek(descriptor, position, os.SEEK_DATA)
         except OSError as error:
             if error.errno == errno.ENXIO:  # nothing but a hole up to the end
                 return
             raise
-        end = min(os.lseek(descriptor, position, os.SEEK_HOLE), size)
+        end = min(os.lseek(descriptor, position, os.SEEK_HOLE), limit)
         while position < end:
             block = os.pread(descriptor, min(_CHUNK, end - position), position)
             if not block:

@@ -260,13 +260,13 @@ class TaskFolder:
             os.close(descriptor)
             raise
 
-    def open(self, suffix: str) -> int:
-        """Open one of the files for reading.
+    def open(self, suffix: str, flags: int = os.O_RDONLY) -> int:
+        """Open one of the files, for reading unless `flags` say otherwise.
 
         Raises:
             OSError: It is not there, or not a regular file.
         """
-        return open_file(self._directory, self.stem + suffix)
+        return open_file(self._directory, self.stem + suffix, flags)
 
     def remove(self, suffix: str) -> None:
         """Remove one of the files, if it is there.
@@ -276,6 +276,17 @@ class TaskFolder:
         """
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.stem + suffix, dir_fd=self._directory)
+
+    def remove_temporary(self, suffix: str) -> None:
+        """Remove what attempts to replace one of the files have left that were killed.
+
+        Raises:
+            OSError: It cannot be removed.
+        """
+        for name in os.listdir(self._directory):
+            if name.startswith(f".{self.stem}{suffix}."):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=self._directory)
 
     def check(self) -> None:
         """Check that the directory still has a place in the file system.

@@ -9,6 +9,7 @@ from eventbus_tasks.policies import LogFiles
 from eventbus_tasks_disk.journal import folder_of
 from eventbus_tasks_disk.settings import DiskSettings
 from eventbus_tasks_disk.storage import END_RECORD, LOGS, TaskFolder
+from eventbus_tasks_disk.unfinished import take_lock
 
 if TYPE_CHECKING:
     from eventbus_tasks import Task
@@ -40,6 +41,9 @@ class DiskStore:
             if separate_stderr:
                 made[LOGS["stderr"]] = folder.create(LOGS["stderr"])
             made[END_RECORD] = folder.create(END_RECORD)
+            # The lock goes with the descriptor to the guardian: as long as it is taken, somebody
+            # is at work on the task.
+            take_lock(made[END_RECORD])
         except OSError:
             for suffix, descriptor in made.items():
                 os.close(descriptor)
