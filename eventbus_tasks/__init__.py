@@ -74,6 +74,7 @@ from eventbus_tasks.policies import (
     TerminationPolicy,
 )
 from eventbus_tasks.request import Command, TaskRef, TaskRequest
+from eventbus_tasks.running import RunningTask, TaskRecord, find_running_tasks
 from eventbus_tasks.settings import Settings
 from eventbus_tasks.signals import EventSignal, EventStream, Subscription, TaskSignals
 from eventbus_tasks.task import Task
@@ -121,6 +122,7 @@ __all__ = [
     "ProcessExit",
     "ProjectBusyError",
     "Reason",
+    "RunningTask",
     "Settings",
     "SettingsError",
     "SignalSent",
@@ -140,6 +142,7 @@ __all__ = [
     "TaskManager",
     "TaskNotFoundError",
     "TaskOutput",
+    "TaskRecord",
     "TaskRef",
     "TaskRemoved",
     "TaskRequest",
@@ -153,6 +156,7 @@ __all__ = [
     "Verdict",
     "decode_line",
     "event_from_dict",
+    "find_running_tasks",
     "hookimpl",
     "register_event",
     "terminal_safe",

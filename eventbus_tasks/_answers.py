@@ -5,24 +5,35 @@ from __future__ import annotations
 import logging
 import os
 from datetime import UTC, datetime
-from typing import Any, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 from eventbus_tasks._native import redeliver
 from eventbus_tasks._process import wire
+from eventbus_tasks._process.family import read_process
+from eventbus_tasks._process.visit import Place, make_place
 from eventbus_tasks.outcome import Reason
 from eventbus_tasks.policies import Journal, LogFiles, OutputStore, TerminationPolicy
-from eventbus_tasks.request import Command
+from eventbus_tasks.request import Command, TaskRequest
+
+if TYPE_CHECKING:
+    from eventbus_tasks.task import Task
 
 __all__ = [
+    "about",
     "check_command",
     "check_files",
     "check_journal",
     "check_policy",
     "check_store",
     "close_files",
+    "close_opened",
     "close_quietly",
     "current_umask",
+    "identity",
+    "open_files",
     "open_stdin",
+    "portable",
     "reason_of",
     "spawn_message",
     "utc",
@@ -76,6 +87,56 @@ def close_files(files: LogFiles) -> None:
     for descriptor in (files.stdout, files.stderr, files.end_record):
         if descriptor is not None:
             os.close(descriptor)
+
+
+def open_files(
+    store: OutputStore, *, separate_stderr: bool, state_dir: Path, uid: str
+) -> tuple[LogFiles, Place | None]:
+    """Open the log of a task, and make the place where its guardian will be found.
+
+    Raises:
+        Exception: The log cannot be opened. Without a place, a task only cannot be found.
+    """
+    files = store.open(separate_stderr=separate_stderr)
+    check_files(files)
+    try:
+        return files, make_place(state_dir, uid)
+    except OSError as error:
+        logger.warning("other programs cannot find the task %s: %s", uid, error)
+        return files, None
+
+
+def close_opened(opened: tuple[LogFiles, Place | None]) -> None:
+    """Close what nobody took."""
+    files, place = opened
+    if place is not None:
+        place.remove()
+    close_files(files)
+
+
+def about(task: Task) -> dict[str, Any]:
+    """Say who a task is, for whoever asks its guardian."""
+    paths = {stream: task.output.path(stream) for stream in task.output.streams}
+    return {
+        "ref": task.ref.to_dict(),
+        "created_at": task.created_at.isoformat(),
+        "host": identity(os.getpid()),
+        "logs": {stream: path for stream, path in paths.items() if path is not None},
+    }
+
+
+def portable(request: TaskRequest, command: Command) -> dict[str, Any]:
+    """Return a request for a later host; what is in the command as well is left out."""
+    data = request.to_dict()
+    if request.argv == tuple(command.argv):
+        del data["argv"]
+    return data
+
+
+def identity(pid: int) -> list[int]:
+    """Return number and start time of a process."""
+    process = read_process(pid)
+    return [pid, 0 if process is None else process.start_time]
 
 
 def close_quietly(journal: Journal) -> None:

@@ -16,15 +16,17 @@ import anyio.lowlevel
 
 from eventbus_tasks import events
 from eventbus_tasks._answers import (
+    about,
     check_command,
-    check_files,
     check_journal,
     check_policy,
     check_store,
-    close_files,
+    close_opened,
     close_quietly,
     current_umask,
+    open_files,
     open_stdin,
+    portable,
     reason_of,
     spawn_message,
     utc,
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from eventbus_tasks._delivery import Delivery
     from eventbus_tasks._process.handle import GuardianLink, WardenClient
     from eventbus_tasks._process.lock import ProjectLock
+    from eventbus_tasks._process.visit import Place
     from eventbus_tasks.plugins import PluginHost
     from eventbus_tasks.settings import Settings
     from eventbus_tasks.task import Task
@@ -122,6 +125,7 @@ class TaskRun:
         self._policy = TerminationPolicy()
         self._output = OutputFollower(task, services.bus, self._emit, self._hook_failed)
         self._link: GuardianLink | None = None
+        self._place: Place | None = None  # where the guardian will be found
         self._argv: tuple[str, ...] = ()
         self._executed = False
         self._followed = False  # all output was handed out
@@ -263,12 +267,18 @@ class TaskRun:
             if candidate is None:
                 continue
             try:
-                files: LogFiles = await self._services.plugins.run(
-                    functools.partial(candidate.open, separate_stderr=separate),
+                files: LogFiles
+                files, self._place = await self._services.plugins.run(
+                    functools.partial(
+                        open_files,
+                        candidate,
+                        separate_stderr=separate,
+                        state_dir=self._services.settings.state_dir,
+                        uid=self.task.uid,
+                    ),
                     deadline=self._services.settings.hook_deadline,
-                    undo=close_files,
+                    undo=close_opened,
                 )
-                check_files(files)
             except Exception as error:
                 self._failed_to_persist(f"output log: {type(error).__name__}: {error}")
                 continue
@@ -288,6 +298,9 @@ class TaskRun:
             umask=current_umask(),
             capture=command.capture,
             policy=self._policy.to_dict(),
+            about=about(self.task),
+            request=portable(self.task.request, command),
+            rendezvous=None if self._place is None else self._place.path,
         )
         self._argv = tuple(command.argv)
         self._output.interpreter = command.interpreter
@@ -300,6 +313,7 @@ class TaskRun:
                 stderr_log=files.stderr,
                 lock=None if self._lock is None else self._lock.fd,
                 end_record=files.end_record,
+                rendezvous=None if self._place is None else self._place.listener.fileno(),
             )
         except OSError as error:
             self._facts = Facts(spawn_error=f"the guardian could not be started: {error}")
@@ -309,6 +323,7 @@ class TaskRun:
             if files.end_record is not None:
                 os.close(files.end_record)
             self._release_lock()
+            self._release_place()
         self.task._step(Input.LAUNCH)
 
     # -- while it runs ------------------------------------------------------------------------
@@ -452,8 +467,17 @@ class TaskRun:
             self._lock.close()
             self._lock = None
 
+    def _release_place(self) -> None:
+        place, self._place = self._place, None
+        if place is not None:
+            if self._link is None:
+                place.remove()
+            else:
+                place.close()
+
     def _release(self) -> None:
         self._release_lock()
+        self._release_place()
         if self._link is not None:
             self._link.close()
 

@@ -10,7 +10,7 @@ overruns is named in a `HandlerFailed` event, and the next plugin is asked.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 import pluggy
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from eventbus_tasks.events import TaskEvent
     from eventbus_tasks.policies import Journal, OutputStore, TerminationPolicy
     from eventbus_tasks.request import Command
+    from eventbus_tasks.running import TaskRecord
     from eventbus_tasks.task import Task
 
 __all__ = ["PROJECT", "hookimpl"]
@@ -82,6 +83,15 @@ def ebt_describe(event: TaskEvent) -> str | None:
 
     Asked whenever somebody wants to say it, in the thread of whoever asks: answer from the
     event alone, without waiting for anything.
+    """
+
+
+@hookspec
+def ebt_task_records() -> Iterable[TaskRecord] | None:
+    """Say what is known about tasks, ended ones above all, the latest first; any may be left out.
+
+    Asked by commands of ``ebt`` that are given a task which does not run any more. They stop
+    reading as soon as they know enough, so yield instead of collecting.
     """
 
 

@@ -12,7 +12,7 @@ import difflib
 import functools
 import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Final
@@ -28,6 +28,8 @@ from eventbus_tasks.settings import Settings
 
 if TYPE_CHECKING:
     import argparse
+
+    from eventbus_tasks.running import TaskRecord
 
 __all__ = ["CommandContribution", "Failure", "PluginHost", "PluginReport"]
 
@@ -380,6 +382,15 @@ class PluginHost:
             if isinstance(answer, str) and answer:
                 return answer
         return ""
+
+    def task_records(self) -> Iterator[TaskRecord]:
+        """Yield what plugins have recorded of tasks (``ebt_task_records``), plugin by plugin."""
+        for implementation in self._implementations("ebt_task_records"):
+            try:
+                yield from _call(implementation, {}) or ()
+            except Exception:
+                where = f"hook ebt_task_records of plugin {implementation.plugin_name}"
+                logger.warning("%s failed", where, exc_info=True)
 
     def close(self) -> None:
         """Let the worker threads end."""

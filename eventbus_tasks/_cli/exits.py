@@ -20,7 +20,9 @@ __all__ = [
     "OUTPUT_CLOSED",
     "OUTPUT_ERROR",
     "TABLE",
+    "TIMED_OUT",
     "USAGE",
+    "code_of_end",
     "code_of_error",
     "code_of_outcome",
 ]
@@ -88,6 +90,25 @@ def code_of_outcome(task: Task, outcome: Outcome, *, stopped_by: int | None) -> 
             return 128 + abs(outcome.return_code or 0)
         case Reason.SPAWN_FAILED:
             return NOT_FOUND if _is_missing(task) else NOT_EXECUTABLE
+    return _BY_REASON[outcome.reason]
+
+
+def code_of_end(agent: str, outcome: Outcome) -> int:
+    """Return the exit code for the end of a task that another program runs.
+
+    Args:
+        agent: Its agent.
+        outcome: How it ended.
+    """
+    match outcome.reason:
+        case Reason.CANCELLED | Reason.ENGINE_CLOSED:
+            return 128 + signal.SIGTERM
+        case Reason.EXIT_CODE:
+            return outcome.return_code or FAILED if agent == "command" else FAILED
+        case Reason.SIGNALLED:
+            return 128 + abs(outcome.return_code or 0)
+        case Reason.SPAWN_FAILED:
+            return NOT_FOUND if "there is no program" in outcome.message else NOT_EXECUTABLE
     return _BY_REASON[outcome.reason]
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from eventbus_tasks import EventbusTasksError, __version__
-from eventbus_tasks._cli import new_plugin, plugins, run
+from eventbus_tasks._cli import cancel, new_plugin, plugins, run, wait
 from eventbus_tasks._cli.exits import INTERNAL, OUTPUT_CLOSED, USAGE, code_of_error
 from eventbus_tasks._cli.messages import configure_logging, is_debugging, say
 
@@ -25,6 +25,8 @@ __all__ = ["main"]
 
 _BUILT_IN: Final[dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]]] = {
     "run": (run.HELP, run.configure),
+    "cancel": (cancel.HELP, cancel.configure),
+    "wait": (wait.HELP, wait.configure),
     "plugins": (plugins.HELP, plugins.configure),
     "new-plugin": (new_plugin.HELP, new_plugin.configure),
 }
@@ -41,6 +43,7 @@ examples:
   ebt run "fix the failing test"      an agent works in this directory
   ebt run -- make -j4 test            any command, in the background's care
   ebt run --json -- make | jq .event  what happens, as JSON lines
+  ebt cancel 12                       stop a task, whoever has started it
   ebt plugins                         what is installed, and what is wrong with it
 
 "ebt COMMAND --help" says more about each command.
@@ -84,7 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = OUTPUT_CLOSED
     except EventbusTasksError as error:
-        say(str(error))
+        for line in str(error).split("\n"):
+            say(line)
         code = code_of_error(error)
     except Exception as error:
         if is_debugging():

@@ -19,11 +19,13 @@ import select
 import signal
 import socket
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from eventbus_tasks._process import linux, wire
 from eventbus_tasks._process.capture import Capture, FileCapture, PipeCapture
+from eventbus_tasks._process.descriptors import Descriptors
 from eventbus_tasks._process.family import (
     Process,
     children,
@@ -32,10 +34,12 @@ from eventbus_tasks._process.family import (
     read_process,
     signal_process,
 )
+from eventbus_tasks._process.history import History
 from eventbus_tasks._process.ladder import KILL, Ladder, Policy, Rung, rungs_of
 from eventbus_tasks._process.marker import MARK
 from eventbus_tasks._process.outbox import Outbox
 from eventbus_tasks._process.record import write_end_record
+from eventbus_tasks._process.rendezvous import Rendezvous, hand_over
 from eventbus_tasks._process.spawn import IGNORED, LeaderPlan, parse_failure, start_leader
 
 __all__ = ["Descriptors", "Guardian"]
@@ -51,26 +55,6 @@ _REQUEST: Final = 16 * 1024
 
 _ROUNDS: Final = 3
 """Walks per rung: who was forked during the first one is found by the next."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Descriptors:
-    """What a guardian is given; it owns all of it."""
-
-    control: int
-    bell: int
-    spec: int
-    stdin: int
-    stdout: int
-    host: int
-    stderr: int | None = None
-    lock: int | None = None
-    end_record: int | None = None
-
-    def numbers(self) -> list[int]:
-        """Return every descriptor that is there."""
-        named = (getattr(self, name) for name in self.__slots__)
-        return [number for number in named if number is not None]
 
 
 class Guardian:
@@ -91,7 +75,13 @@ class Guardian:
         self._out = Outbox(self._control)
         size = os.fstat(descriptors.spec).st_size
         self._spec = wire.LaunchSpec.decode(os.pread(descriptors.spec, size, 0))
-        os.close(descriptors.spec)
+        self._rendezvous: Rendezvous | None = None
+        if descriptors.rendezvous is not None:
+            path = self._spec.rendezvous or ""
+            self._rendezvous = Rendezvous(descriptors.rendezvous, path, self)
+        else:
+            os.close(descriptors.spec)
+        self._history = History()
         self._nofile = nofile if self._spec.nofile is None else self._spec.nofile
         self._policy = Policy.from_dict(self._spec.policy)
         self._captures: list[Capture] = []
@@ -101,6 +91,9 @@ class Guardian:
         self._reaped = False
         self._return_code: int | None = None
         self._started_at = time.time()
+        me = read_process(os.getpid())
+        self._start_time = me.start_time if me else 0
+        self._host_identity = self._spec.about.get("host")
         self._ladder: Ladder | None = None
         self._reason: str | None = None
         self._terminated = False
@@ -114,6 +107,7 @@ class Guardian:
         self._leave_or_kill_at: float | None = None
         self._drain_until: float | None = None
         self._wake = -1
+        self._callers: list[int] = []
         self._children_changed = True
 
     # -- start ---------------------------------------------------------------------------------
@@ -170,6 +164,8 @@ class Guardian:
             for end in ends:
                 os.close(end)
         os.close(fds.stdin)
+        # A new host reads them from the file; here they would only take up room.
+        self._spec = replace(spec, env={}, request={})
         if self._policy.timeout is not None:
             self._time_limit = time.monotonic() + self._policy.timeout
         return True
@@ -216,6 +212,7 @@ class Guardian:
         if known:
             self._check_leader()
         self._read_control()
+        self._serve_visitors()
         now = time.monotonic()
         self._check_limits(now)
         self._climb(now)
@@ -231,6 +228,9 @@ class Guardian:
         if not self._host_lost:
             poll.register(self._fds.host, select.POLLIN)
             poll.register(self._control, select.POLLIN | (select.POLLOUT if self._out else 0))
+        if self._rendezvous is not None:
+            for number in self._rendezvous.numbers():
+                poll.register(number, select.POLLIN)
         for capture in self._captures:
             if (descriptor := capture.poll_fd(now)) is not None:
                 poll.register(descriptor, select.POLLIN)
@@ -250,6 +250,8 @@ class Guardian:
                     os.read(self._wake, 4096)
             elif descriptor == self._fds.host:
                 self._lose_host()
+            else:
+                self._callers.append(descriptor)
 
     @property
     def _idle_limit(self) -> float | None:
@@ -299,8 +301,7 @@ class Guardian:
         if fds.end_record is not None:
             logs = [fds.stdout] if fds.stderr is None else [fds.stdout, fds.stderr]
             write_end_record(fds.end_record, logs, message, self._started_at)
-        self._send(message)
-        self._ended = True
+        self._send_last(message)
 
     def _check_leader(self) -> None:
         """Notice the leader's exit, and leave it a zombie: so its number stays taken."""
@@ -355,6 +356,64 @@ class Guardian:
         if self._return_code is not None and self._policy.after_exit == "leave":
             return  # what is left was left on purpose
         self._stop("host_lost", self._policy.rungs)
+
+    # -- visitors (the `Owner` of the rendezvous) -----------------------------------------------
+
+    def _serve_visitors(self) -> None:
+        callers, self._callers = self._callers, []
+        if self._rendezvous is not None:
+            for descriptor in callers:
+                self._rendezvous.serve(descriptor)
+
+    def describe(self) -> dict[str, Any]:
+        """Say what runs, and how it is doing."""
+        started = self._history.started
+        if self._ended:
+            state = "left"
+        elif self._ladder is not None:
+            state = "stopping"
+        else:
+            state = "running" if started else "starting"
+        return {
+            "uid": self._spec.uid,
+            "about": dict(self._spec.about),
+            "state": state,
+            "reason": self._reason,
+            "guardian": [os.getpid(), self._start_time],
+            "leader": [started.pid, started.start_time] if started else None,
+            "started_at": started.at if started else None,
+            "hosted": not self._host_lost,
+            "host": self._host_identity,
+            "return_code": self._return_code,
+            "on_host_death": self._policy.on_host_death,
+        }
+
+    def request_stop(self, *, now: bool) -> None:
+        """Begin to end the task, as its host can."""
+        self._stop("cancelled", () if now else self._policy.rungs)
+
+    def logs(self) -> dict[str, int]:
+        """Return the descriptors of the logs."""
+        found = {"stdout": self._fds.stdout, "stderr": self._fds.stderr}
+        return {stream: log for stream, log in found.items() if log is not None}
+
+    def adopt(self, connection: socket.socket, host: int, who: Mapping[str, Any]) -> str | None:
+        """Take a new host for one that has died, and tell it everything from the beginning."""
+        if not self._host_lost:
+            return "its host lives"
+        others = {"bell": self._fds.bell, "spec": self._fds.spec}
+        if problem := hand_over(connection, self.describe(), self.logs(), others):
+            return problem
+        os.dup2(host, self._fds.host, inheritable=False)
+        os.close(host)
+        self._control.close()
+        self._control = connection
+        self._out = Outbox(connection)
+        self._host_identity = who
+        self._host_lost = False
+        for message in self._history.messages():
+            self._out.send(wire.encode(message))
+        return None
 
     # -- limits and the ladder -----------------------------------------------------------------
 
@@ -546,12 +605,20 @@ class Guardian:
             problem = write_end_record(fds.end_record, logs, message, self._started_at)
             if problem is not None:
                 message = wire.Ended(**fields, record_error=problem)
+        self._send_last(message)
+
+    def _send_last(self, message: wire.Ended | wire.SpawnFailed) -> None:
+        if self._rendezvous is not None and not self._ended:
+            self._rendezvous.tell(wire.encode(message))
         self._send(message)
         self._ended = True
 
     def _send(self, message: wire.Message) -> None:
         # After the last word there is none: bytes of leftovers go to the log only.
-        if not self._ended and not self._host_lost:
+        if self._ended:
+            return
+        self._history.add(message)
+        if not self._host_lost:
             self._out.send(wire.encode(message))
 
     def _leave(self) -> None:
@@ -566,5 +633,7 @@ class Guardian:
             if not self._out.flush() and self._out:
                 # Writable for the kernel, yet too full for this packet.
                 select.select((), (), (), 0.01)
+        if self._rendezvous is not None:
+            self._rendezvous.close()
         if self._fds.lock is not None:
             os.close(self._fds.lock)

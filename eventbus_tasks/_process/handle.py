@@ -86,6 +86,16 @@ class GuardianLink:
         self._forget: Callable[[int], object] = lambda _: None
         _open.add(self)
 
+    @classmethod
+    def attached(cls, control: socket.socket, bell: int, argv: Sequence[str]) -> GuardianLink:
+        """Wrap the connection to a guardian whose host has died; its warden has nobody to tell.
+
+        `Released` comes with the guardian's end then: whoever needs more has to look.
+        """
+        link = cls(0, control, bell, argv)
+        link._warden_lost = True
+        return link
+
     @property
     def eventfd(self) -> int:
         """Descriptor that becomes readable after new bytes are in a log; read it to reset it."""
@@ -307,6 +317,7 @@ class WardenClient:
         stderr_log: int | None = None,
         lock: int | None = None,
         end_record: int | None = None,
+        rendezvous: int | None = None,
     ) -> GuardianLink:
         """Ask for a guardian; never waits. The descriptors stay the caller's.
 
@@ -317,6 +328,8 @@ class WardenClient:
             stderr_log: The same for standard error, or ``None`` to merge the two.
             lock: A project lock to hold until everything is over.
             end_record: Where the guardian leaves its durable record.
+            rendezvous: Listening socket at which others find the guardian; its path is in the
+                specification.
 
         Raises:
             OSError: The warden is gone, or there are no descriptors left.
@@ -332,6 +345,7 @@ class WardenClient:
             "stderr": stderr_log,
             "lock": lock,
             "end_record": end_record,
+            "rendezvous": rendezvous,
         }
         sent = {name: number for name, number in given.items() if number is not None}
         with contextlib.ExitStack() as undo:

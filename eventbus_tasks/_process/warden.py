@@ -24,8 +24,9 @@ from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 from eventbus_tasks._process import linux, wire
+from eventbus_tasks._process.descriptors import Descriptors
 from eventbus_tasks._process.family import descendants, signal_process
-from eventbus_tasks._process.guardian import Descriptors, Guardian
+from eventbus_tasks._process.guardian import Guardian
 from eventbus_tasks._process.outbox import Outbox
 from eventbus_tasks._process.spawn import IGNORED, reset_signals
 

@@ -255,6 +255,9 @@ class LaunchSpec:
         capture: ``"pipe"`` or ``"file"``.
         umask: File mode mask of the program.
         nofile: Soft limit of open files; ``None`` for the one the warden was started with.
+        about: Who the task is, for whoever asks its guardian: JSON data, small.
+        request: What was asked for, for a host that takes the task over: JSON data.
+        rendezvous: Path of the socket at which the guardian is asked, or ``None``.
     """
 
     uid: str
@@ -265,6 +268,9 @@ class LaunchSpec:
     capture: str = "pipe"
     umask: int = 0o022
     nofile: int | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+    request: Mapping[str, Any] = field(default_factory=dict)
+    rendezvous: str | None = None
 
     def encode(self) -> bytes:
         """Return the specification as it travels.
@@ -290,6 +296,9 @@ class LaunchSpec:
             "capture": self.capture,
             "umask": self.umask,
             "nofile": self.nofile,
+            "about": dict(self.about),
+            "request": dict(self.request),
+            "rendezvous": self.rendezvous,
         }
         return json.dumps(data, separators=(",", ":")).encode()
 

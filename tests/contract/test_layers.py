@@ -49,7 +49,7 @@ LAYERS: Final[tuple[frozenset[str], ...]] = (
             "task",
         }
     ),
-    frozenset({"_answers"}),
+    frozenset({"_answers", "running"}),
     frozenset({"_runner"}),
     frozenset({"engine"}),
     frozenset({"manager"}),
@@ -68,7 +68,7 @@ BESIDE: Final[dict[str, frozenset[str]]] = {
 
 # Who may import from beside the layers.
 USERS: Final[dict[str, frozenset[str]]] = {
-    "_process": frozenset({"_answers", "_runner", "engine", "testing"}),
+    "_process": frozenset({"_answers", "_runner", "engine", "running", "testing"}),
     "_cli": frozenset({"__main__"}),
 }
 

@@ -126,11 +126,14 @@ class Host:
         capture: str = "pipe",
         umask: int = 0o022,
         nofile: int | None = None,
+        uid: str = "test-uid",
+        rendezvous: int | None = None,
+        rendezvous_path: str | None = None,
         **policy: Any,
     ) -> Run:
         """Launch something."""
         spec = wire.LaunchSpec(
-            uid="test-uid",
+            uid=uid,
             argv=list(argv),
             cwd=str(cwd or self.directory),
             env=dict(os.environ if env is None else env),
@@ -138,6 +141,7 @@ class Host:
             umask=umask,
             nofile=nofile,
             policy=policy,
+            rendezvous=rendezvous_path,
         )
         logs = {name: self.log() for name in (["stdout", "stderr"] if separate else ["stdout"])}
         memory = os.memfd_create("stdin")
@@ -151,6 +155,7 @@ class Host:
                 stderr_log=logs.get("stderr"),
                 lock=lock,
                 end_record=end_record,
+                rendezvous=rendezvous,
             )
         except BaseException:
             for log in logs.values():

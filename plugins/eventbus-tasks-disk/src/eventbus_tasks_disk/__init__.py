@@ -7,7 +7,7 @@ line imports this module. What is written where is described in the README.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from eventbus_tasks.hookspecs import hookimpl
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import argparse
     from pathlib import Path
 
-    from eventbus_tasks import Journal, OutputStore, Task, TaskEngine
+    from eventbus_tasks import Journal, OutputStore, Task, TaskEngine, TaskRecord
 
 __all__ = [
     "DiskSettings",
@@ -28,6 +28,7 @@ __all__ = [
     "ebt_output_log",
     "ebt_register_commands",
     "ebt_register_settings",
+    "ebt_task_records",
 ]
 
 
@@ -111,6 +112,14 @@ def ebt_output_log(task: Task) -> OutputStore | None:
     from eventbus_tasks_disk.store import DiskStore
 
     return DiskStore(task)
+
+
+@hookimpl
+def ebt_task_records() -> Iterator[TaskRecord]:
+    """Say what is known about tasks, the latest first."""
+    from eventbus_tasks_disk.commands import task_records
+
+    return task_records()
 
 
 def _configure_ls(parser: argparse.ArgumentParser) -> None:

@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from eventbus_tasks import Settings
+from eventbus_tasks import Outcome, Settings, TaskRecord, TaskRef
 from eventbus_tasks_disk.history import (
     Entry,
     Summary,
@@ -39,6 +39,7 @@ __all__ = [
     "find_entry",
     "find_or_complain",
     "recover",
+    "task_records",
 ]
 
 _MIN_PREFIX: Final = 4
@@ -194,6 +195,37 @@ def find_or_complain(wanted: str) -> Entry | int:
     except TaskLookupError as error:
         print_text(f"ebt: {error}\n", to=sys.stderr)
         return error.exit_code
+
+
+def task_records() -> Iterator[TaskRecord]:
+    """Yield the tasks of the index for the commands of the core."""
+    for entry in latest_entries(Settings.load().state_dir):
+        created = parse_time(entry.created)
+        if created is not None:
+            yield TaskRecord(
+                ref=TaskRef(
+                    id=entry.id,
+                    uid=entry.uid,
+                    name=entry.name,
+                    agent=entry.agent,
+                    project_dir=entry.project_dir,
+                ),
+                created_at=created,
+                is_live=partial(_is_live, entry),
+                read_outcome=partial(_read_outcome, entry),
+            )
+
+
+def _is_live(entry: Entry) -> bool:
+    return summarize(entry).is_live
+
+
+def _read_outcome(entry: Entry) -> Outcome | None:
+    outcome = summarize(entry).outcome
+    try:
+        return None if not outcome else Outcome.from_dict(outcome)
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 # -- ls ---------------------------------------------------------------------------------------
