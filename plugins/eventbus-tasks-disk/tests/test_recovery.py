@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
@@ -255,6 +256,8 @@ def test_no_line_ending(lost: Entry) -> None:
 def test_guardian_killed_too(lost: Entry) -> None:
     """Without a whole end record the reason is ``host_lost``, and all that was written is kept."""
     record = Path(lost.path_of(".end.json"))
+    with record.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)  # until the guardian is gone, after its last word
     record.write_bytes(record.read_bytes()[:20])
     assert recover_all(state_dir()) == [lost.id]
     last = journal_of(lost)[-1]
