@@ -262,8 +262,8 @@ def missing_need(scenario: Scenario) -> str:
             return "needs user namespaces"
         if need in ("strace", "unshare", "setpriv") and shutil.which(need) is None:
             return f"needs {need}"
-        if need == "disk" and importlib.util.find_spec("eventbus_tasks_disk") is None:
-            return "needs the plugin eventbus-tasks-disk"
+        if need in ("claude", "disk") and not importlib.util.find_spec(f"eventbus_tasks_{need}"):
+            return f"needs the plugin eventbus-tasks-{need}"
         if need.startswith("/") and not os.path.exists(need):
             return f"needs {need}"
     return ""

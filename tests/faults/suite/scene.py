@@ -24,7 +24,10 @@ from eventbus_tasks import (
 )
 from tests.faults.suite.books import PATIENCE, Project
 
-__all__ = ["QUICK", "Scene", "quick", "until"]
+__all__ = ["NIGHTLY", "QUICK", "Scene", "quick", "until"]
+
+NIGHTLY: Final = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
+"""Whether there is time for large numbers."""
 
 QUICK: Final = TerminationPolicy(
     steps=(Step(signal=signal.SIGTERM, grace=0.3),), exit_grace=0.0, drain=0.1
