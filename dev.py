@@ -6,6 +6,7 @@ python3 dev.py check [ARGS]     run the checks, with arguments for ``tox run``: 
 python3 dev.py ebt ARGS         run the command line from this checkout, with the plugins
 python3 dev.py bench ARGS       measure, and compare with plainer ways: bench --quick streaming
 python3 dev.py faults [WORDS]   provoke every fault, and print what was seen: faults K05 H01
+python3 dev.py random-kills [N]  kill N hosts at random moments, and count what is left (1000)
 python3 dev.py tox ARGS         anything else that tox can do: tox list
 """
 
@@ -91,6 +92,8 @@ def main(arguments: list[str]) -> None:
     elif command == "faults":
         chosen = ["-k", " or ".join(rest)] if rest else []
         tox("run", "-e", "faults", "--", "tests/faults/test_scenarios.py", "--table", *chosen)
+    elif command == "random-kills":
+        tox("run", "-e", "random-kills", "--", *rest)
     elif command == "ebt":
         ebt(*rest)
     elif command in ("-h", "--help", "help"):
