@@ -9,6 +9,7 @@ from eventbus_tasks.engine import TaskEngine
 from eventbus_tasks.errors import (
     EngineClosedError,
     EventbusTasksError,
+    HistoryUnavailableError,
     InvalidRequestError,
     OutputUnavailableError,
     PluginError,
@@ -50,7 +51,7 @@ from eventbus_tasks.events import (
     register_event,
 )
 from eventbus_tasks.hookspecs import hookimpl
-from eventbus_tasks.lines import LineSplitter, decode_line
+from eventbus_tasks.lines import LineSplitter, LogLine, decode_line
 from eventbus_tasks.manager import ClaudeTask, TaskManager
 from eventbus_tasks.outcome import (
     REASON_STATUS,
@@ -69,6 +70,7 @@ from eventbus_tasks.policies import (
     LogFiles,
     OutputInterpreter,
     OutputStore,
+    ReadableJournal,
     Step,
     Stream,
     TerminationPolicy,
@@ -104,10 +106,12 @@ __all__ = [
     "EventStream",
     "EventbusTasksError",
     "HandlerFailed",
+    "HistoryUnavailableError",
     "InvalidRequestError",
     "Journal",
     "LineSplitter",
     "LogFiles",
+    "LogLine",
     "Outcome",
     "OutputDropped",
     "OutputInterpreter",
@@ -121,6 +125,7 @@ __all__ = [
     "PluginReport",
     "ProcessExit",
     "ProjectBusyError",
+    "ReadableJournal",
     "Reason",
     "RunningTask",
     "Settings",

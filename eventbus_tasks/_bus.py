@@ -22,6 +22,7 @@ import blinker
 
 from eventbus_tasks._delivery import Delivery, Mailbox, in_receiver
 from eventbus_tasks._derived import LineNumbers, output_lines
+from eventbus_tasks._history import Replay
 from eventbus_tasks._native import absorb, redeliver
 from eventbus_tasks.events import HandlerFailed, OutputLine, OutputReceived, TaskEnded, TaskEvent
 from eventbus_tasks.request import TaskRef
@@ -364,10 +365,19 @@ class Bus:
         )
 
     def open_stream(
-        self, types: tuple[type[TaskEvent], ...], task_uid: str | None
+        self,
+        types: tuple[type[TaskEvent], ...],
+        task_uid: str | None,
+        replay: Replay | None = None,
+        *,
+        ended: bool = False,
     ) -> EventStream[Any]:
-        stream: EventStream[Any] = EventStream(self, types, task_uid)
-        self._streams.add(stream)
+        """Open a stream; one of a task that has ended is only replayed."""
+        stream: EventStream[Any] = EventStream(self, types, task_uid, replay)
+        if ended:
+            stream._mailbox.close()
+        else:
+            self._streams.add(stream)
         return stream
 
     def forget_stream(self, stream: EventStream[Any]) -> None:

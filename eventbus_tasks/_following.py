@@ -88,6 +88,7 @@ class OutputFollower:
             self._emit_range(cursor.stream, start, end, line_start)
             if self.interpreter is not None:
                 self._interpret(cursor.stream, self._task.output.read(start, end, cursor.stream))
+            self._task.output.grown()
         return more
 
     def end(self) -> None:

@@ -32,6 +32,7 @@ from eventbus_tasks._answers import (
     utc,
 )
 from eventbus_tasks._following import OutputFollower
+from eventbus_tasks._history import LIMIT, History, Replay
 from eventbus_tasks._native import absorb, endure, redeliver
 from eventbus_tasks._process import wire
 from eventbus_tasks._process.marker import sweep_marked
@@ -43,6 +44,7 @@ from eventbus_tasks.policies import (
     DurableJournal,
     Journal,
     LogFiles,
+    ReadableJournal,
     Stream,
     TerminationPolicy,
 )
@@ -120,6 +122,7 @@ class TaskRun:
         self._lock = lock
         self._seq = 0
         self._journal: Journal | None = None
+        self._history = History(None)
         self._persist_error: str | None = None
         self._hook_errors: list[str] = []
         self._policy = TerminationPolicy()
@@ -216,6 +219,8 @@ class TaskRun:
         if not self._seq:
             journal = await self._ask("ebt_open_journal", check=check_journal, undo=close_quietly)
             self._journal = cast("Journal | None", journal)
+            if isinstance(journal, ReadableJournal):
+                self._history = History(LIMIT)
             self._emit(events.TaskAccepted(request=self.task.request))
         if self._stopped():
             return
@@ -440,6 +445,7 @@ class TaskRun:
         assert self._link is not None
         await self._services.pump.follow(self._link.eventfd, self._turn)
         self._output.end()
+        self.task.output.grown(complete=True)
         self._followed = True
 
     def _turn(self) -> Turn:
@@ -506,10 +512,11 @@ class TaskRun:
         terminal = await self._record_end(outcome)
         outcome = terminal.outcome
         task.completed_at = terminal.at
+        task.output.grown(complete=True)
         task._step(Input.ENDED, outcome.reason)
         task._outcome = outcome
         task._settled.set()
-        deliveries = self._services.bus.emit(terminal, task)
+        deliveries = self._tell(terminal)
         if self._journal is not None:
             close_quietly(self._journal)
         task.output.end()
@@ -579,6 +586,11 @@ class TaskRun:
     def _emit(self, event: events.TaskEvent, *, at: datetime | None = None) -> list[Delivery]:
         """Number an event that was made just now, write it to the journal, then tell everybody."""
         self._record(event, at=at)
+        return self._tell(event)
+
+    def _tell(self, event: events.TaskEvent) -> list[Delivery]:
+        """Tell everybody, and remember it for those who come later."""
+        self._history.add(event)
         return self._services.bus.emit(event, self.task)
 
     def _record(self, event: events.TaskEvent, *, at: datetime | None = None) -> None:
@@ -591,6 +603,10 @@ class TaskRun:
             except BaseException as error:
                 self._failed_to_persist(f"journal: {type(error).__name__}: {error}")
                 redeliver(error)
+
+    def replay(self, after: int) -> Replay:
+        """Return what was told so far, from `after` on."""
+        return Replay(self._history, self._journal, self.task.output, after=after)
 
     def emit_removed(self) -> None:
         """Tell that the task was removed. Its journal has ended: the event only goes around."""

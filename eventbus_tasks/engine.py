@@ -511,17 +511,36 @@ class TaskEngine:
 
     # -- events -------------------------------------------------------------------------------
 
-    def subscribe(self, *types: type[E], task: TaskRef | Task | None = None) -> EventStream[E]:
-        """Return events as an async iterator, from now on.
+    def subscribe(
+        self, *types: type[E], task: TaskRef | Task | None = None, after: int | None = None
+    ) -> EventStream[E]:
+        """Return events as an async iterator, from now on, or from an earlier one on.
 
         Args:
             types: Event classes; derived ones are included. All events when left out.
             task: Only events of this task; the iteration ends after its terminal event.
+            after: The number (`seq`) of the last event of the task that is already known, 0
+                for none: those after it come first, then what happens from now on, without a
+                gap and none twice. Adjoining output comes merged. Needs `task`, which may have
+                ended. Derived events that are not in the journal (`HandlerFailed`,
+                `TaskRemoved`) come live only; an `OutputLine` is derived anew.
+
+        Raises:
+            ValueError: `after` without `task`, or less than 0.
+            TaskNotFoundError: With `after`: there is no such task, or it was removed.
 
         The iterator may fall behind without limit: adjoining output events are merged, nothing
-        is dropped, nobody waits for it. Close it, or use it in a ``with`` block.
+        is dropped, nobody waits for it. Close it, or use it in a ``with`` block. With `after`,
+        iterating raises `HistoryUnavailableError` when older events cannot be read any more.
         """
-        return self._bus.open_stream(types, None if task is None else task.uid)
+        uid = None if task is None else task.uid
+        if after is None:
+            return self._bus.open_stream(types, uid)
+        if task is None or after < 0:
+            raise ValueError("after is the number of an event (0 for none) of the task given")
+        known = self.get_task(task if isinstance(task, TaskRef) else task.ref)
+        replay = self._runs[known.id].replay(after)
+        return self._bus.open_stream(types, uid, replay, ended=known.outcome is not None)
 
     def describe(self, event: TaskEvent) -> str:
         """Say an event in one short sentence, for ears and notifications; may be empty."""

@@ -9,6 +9,7 @@ The tree::
     ├── EngineClosedError (RuntimeError)        the engine is not running (any more)
     ├── TaskNotFoundError (LookupError)         no such task
     ├── TaskActiveError                         the task must have ended first
+    ├── HistoryUnavailableError      earlier events cannot be read
     ├── OutputUnavailableError                  the bytes are not within reach
     ├── SettingsError (ValueError)              a settings file, variable or argument is wrong
     ├── UnsupportedPlatformError                this operating system is not supported
@@ -27,6 +28,7 @@ from typing import Any
 __all__ = [
     "EngineClosedError",
     "EventbusTasksError",
+    "HistoryUnavailableError",
     "InvalidRequestError",
     "OutputUnavailableError",
     "PluginError",
@@ -144,6 +146,21 @@ class TaskActiveError(EventbusTasksError):
 
     def __str__(self) -> str:
         return f"task {self.task_id} is {self.status}; cancel it or wait for its end first"
+
+
+class HistoryUnavailableError(EventbusTasksError):
+    """Earlier events of a task are neither remembered nor in a journal that can be read.
+
+    Attributes:
+        problem: Why not.
+    """
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return self.problem
 
 
 class OutputUnavailableError(EventbusTasksError):

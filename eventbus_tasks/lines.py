@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["MAX_LINE", "LineSplitter", "decode_line", "decode_lines", "piece_end"]
+__all__ = [
+    "MAX_LINE",
+    "LineSplitter",
+    "LogLine",
+    "LogLines",
+    "decode_line",
+    "decode_lines",
+    "piece_end",
+]
 
 MAX_LINE: Final = 16 * 1024 * 1024
 """Bytes after which a line is delivered in pieces, so that no line can fill the memory."""
@@ -114,3 +124,65 @@ class LineSplitter:
         self._parts = []
         self._size = 0
         return line
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One line of a log, and where it is.
+
+    Attributes:
+        number: Its number in the stream, from 1.
+        start: Offset of its first byte.
+        end: Offset behind it and its line ending: where to go on reading.
+        data: Its bytes, without ``\\n``.
+        truncated: It is a piece of a line over 16 MiB, and another piece follows.
+    """
+
+    number: int
+    start: int
+    end: int
+    data: bytes
+    truncated: bool = False
+
+    @property
+    def text(self) -> str:
+        """The line as UTF-8; what is not valid is replaced, a ``\\r`` at its end left out."""
+        if self.truncated:
+            return self.data.decode("utf-8", "replace")
+        return decode_line(self.data)
+
+
+class LogLines:
+    """Makes `LogLine` objects of the pieces of a log, in order; a gap between pieces ends a line.
+
+    Args:
+        start: Offset of the first line.
+        number: Its number.
+    """
+
+    def __init__(self, start: int, number: int) -> None:
+        self._splitter = LineSplitter()
+        self._start = start  # of the line that is not complete yet
+        self._end = start  # of what was fed
+        self._number = number
+
+    def feed(self, offset: int, data: bytes) -> Iterator[LogLine]:
+        """Yield the lines that a piece completes."""
+        if offset != self._end:
+            yield from self.finish()
+            self._start = offset
+        self._end = offset + len(data)
+        for line, truncated in self._splitter.feed(data):
+            yield self._made(line, truncated, not truncated)
+
+    def finish(self) -> Iterator[LogLine]:
+        """Yield what has no line ending."""
+        for line, truncated in self._splitter.finish():
+            yield self._made(line, truncated, False)
+
+    def _made(self, line: bytes, truncated: bool, ended: bool) -> LogLine:
+        start = self._start
+        self._start = end = start + len(line) + ended
+        number = self._number
+        self._number += not truncated
+        return LogLine(number, start, end, line, truncated)

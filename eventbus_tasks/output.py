@@ -7,11 +7,16 @@ addressed by their offset in a stream, counted from the first byte that the task
 from __future__ import annotations
 
 import os
+import re
+import threading
 import weakref
+from collections.abc import Iterator
 from typing import Final
 
+import anyio
+
 from eventbus_tasks.errors import OutputUnavailableError
-from eventbus_tasks.lines import MAX_LINE, decode_lines, piece_end
+from eventbus_tasks.lines import MAX_LINE, LogLine, LogLines, decode_lines, piece_end
 from eventbus_tasks.policies import LogFiles, Stream
 
 __all__ = ["RING_BYTES", "RING_LINES", "StreamCursor", "TaskOutput"]
@@ -28,27 +33,37 @@ _BLOCK = 64 * 1024
 
 
 class _StreamLog:
-    """The log of one stream."""
+    """The log of one stream. Its descriptor is closed only when no thread reads from it."""
 
     def __init__(self, descriptor: int, path: str | None) -> None:
         self.descriptor: int | None = descriptor
         # A log without a name lives as long as anybody holds the task.
         self._closing = weakref.finalize(self, os.close, descriptor)
+        self._lock = threading.Lock()
+        self._readers = 0
         self.path = path
         self.memory: bytes | None = None
         self.memory_start = 0
         self.size = 0
+        # What was never written to the file: holes, not zeros. In order, adjoining ones merged.
+        self.gaps: list[tuple[int, int]] = []
 
     def pread(self, count: int, offset: int) -> bytes:
-        if self.memory is not None:
+        with self._lock:
+            descriptor, memory = self.descriptor, self.memory
+            self._readers += descriptor is not None
+        if descriptor is not None:
+            try:
+                return os.pread(descriptor, count, offset)
+            finally:
+                self._leave()
+        if memory is not None:
             if offset < self.memory_start:
                 raise OutputUnavailableError(
                     "only the end of the output of older tasks is kept without a plugin for it"
                 )
             offset -= self.memory_start
-            return self.memory[offset : offset + count]
-        if self.descriptor is not None:
-            return os.pread(self.descriptor, count, offset)
+            return memory[offset : offset + count]
         if self.path is None:
             raise OutputUnavailableError("the output was kept only as long as the task")
         try:
@@ -59,6 +74,18 @@ class _StreamLog:
             return os.pread(descriptor, count, offset)
         finally:
             os.close(descriptor)
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._readers -= 1
+            last = self.descriptor is None and not self._readers
+        if last:
+            self._closing()
+
+    def add_gap(self, start: int, end: int) -> None:
+        if self.gaps and self.gaps[-1][1] == start:
+            start = self.gaps.pop()[0]
+        self.gaps.append((start, end))
 
     def end(self, keep: int) -> None:
         """Hold no descriptor any more, where at most `keep` bytes of memory can replace it."""
@@ -78,8 +105,11 @@ class _StreamLog:
             self.close()
 
     def close(self) -> None:
-        self.descriptor = None
-        self._closing()
+        with self._lock:
+            self.descriptor = None
+            last = not self._readers
+        if last:
+            self._closing()
 
 
 class TaskOutput:
@@ -93,6 +123,8 @@ class TaskOutput:
         self._streams: dict[str, _StreamLog] = {}
         # What was read last while following: everybody who asks for it now asks for the same.
         self._recent: tuple[str, int, bytes] = ("", 0, b"")
+        self._growth: anyio.Event | None = None
+        self._complete = False
 
     def attach(self, files: LogFiles) -> None:
         """Take over the open files of the log (for the engine)."""
@@ -170,6 +202,93 @@ class TaskOutput:
         """
         return self.read(stream=stream).decode("utf-8", "replace")
 
+    def search(
+        self,
+        pattern: str | bytes | re.Pattern[str] | re.Pattern[bytes],
+        stream: Stream = "stdout",
+        *,
+        start: int = 0,
+    ) -> Iterator[LogLine]:
+        """Find the lines in which a regular expression occurs, one after the other.
+
+        Reads the log piece by piece, so a large one takes time, but no memory: in an async
+        program, iterate in a worker thread.
+
+        Args:
+            pattern: Compiled or not. One of text is matched with lines as text, where bytes
+                that are not UTF-8 are replaced; one of bytes with the bytes of lines. Neither
+                sees the line ending.
+            stream: Where to search.
+            start: Offset of the beginning of a line to begin with.
+
+        Raises:
+            re.error: The pattern is not valid.
+            OutputUnavailableError: The log is gone.
+        """
+        compiled: re.Pattern[str] | re.Pattern[bytes] = re.compile(pattern)
+        return self._matches(compiled, stream, start)
+
+    def _matches(
+        self, pattern: re.Pattern[str] | re.Pattern[bytes], stream: Stream, start: int
+    ) -> Iterator[LogLine]:
+        if isinstance(pattern.pattern, str):
+            text_pattern: re.Pattern[str] = pattern  # type: ignore[assignment]
+            for line in self._all_lines(stream, start):
+                if text_pattern.search(line.text):
+                    yield line
+        else:
+            bytes_pattern: re.Pattern[bytes] = pattern  # type: ignore[assignment]
+            for line in self._all_lines(stream, start):
+                if bytes_pattern.search(line.data):
+                    yield line
+
+    def _all_lines(self, stream: Stream, start: int) -> Iterator[LogLine]:
+        lines = LogLines(start, 1 + self._count_lines(start, stream))
+        end = self.size(stream)
+        while start < end:
+            first, data = self._next_piece(start, end, stream)
+            if not data:
+                break
+            yield from lines.feed(first, data)
+            start = first + len(data)
+        yield from lines.finish()
+
+    def _next_piece(self, start: int, end: int, stream: Stream) -> tuple[int, bytes]:
+        """Read the next piece that is no gap; return its offset too; nothing at the end."""
+        for gap_start, gap_end in self._streams[stream].gaps:
+            if gap_start <= start < gap_end:
+                start = gap_end
+            elif gap_start > start:
+                end = min(end, gap_start)
+                break
+        if start >= end:
+            return start, b""
+        return start, self.read(start, min(end, start + _BLOCK), stream)
+
+    def _count_lines(self, end: int, stream: Stream) -> int:
+        """Count the line endings before an offset."""
+        count = start = 0
+        while start < end:
+            start, data = self._next_piece(start, end, stream)
+            if not data:
+                break
+            count += data.count(b"\n")
+            start += len(data)
+        return count
+
+    async def _wait_for_more(self) -> None:
+        """Return when there may be more than before, or when nothing will follow."""
+        if self._growth is None or self._growth.is_set():
+            self._growth = anyio.Event()
+        await self._growth.wait()
+
+    def grown(self, *, complete: bool = False) -> None:
+        """Tell those who read along that there is more, or that there will never be (engine)."""
+        self._complete |= complete
+        if self._growth is not None:
+            self._growth.set()
+            self._growth = None
+
     def _log(self, stream: Stream) -> _StreamLog:
         return self._streams[stream]
 
@@ -215,6 +334,7 @@ class StreamCursor:
     def add_gap(self, start: int, end: int) -> None:
         """Take note of bytes that were lost: they are a hole in the file, not zeros."""
         self._gaps.append((start, end))
+        self._log.add_gap(start, end)
 
     def available(self) -> int:
         """Return the offset behind the last byte in the file."""

@@ -27,6 +27,7 @@ __all__ = [
     "OnHostDeath",
     "OutputInterpreter",
     "OutputStore",
+    "ReadableJournal",
     "Scope",
     "StderrMode",
     "Step",
@@ -240,6 +241,25 @@ class DurableJournal(Journal, Protocol):
         Raises:
             Exception: Becomes ``Outcome.persist_error`` of the outcome that is told, while the
                 record of it says nothing about that.
+        """
+
+
+@runtime_checkable
+class ReadableJournal(Journal, Protocol):
+    """A journal that can be read again while its engine lives, for ``subscribe(after=…)``.
+
+    The engine remembers the newest events of each task by itself. It remembers all of them where
+    the journal is not of this kind.
+    """
+
+    def read_after(self, seq: int) -> Sequence[TaskEvent]:
+        """Return the events whose number is greater than `seq`, in order.
+
+        Called in a worker thread, also while `append` runs, and after `close`. May return
+        events as they were read back: the engine connects them to the log again.
+
+        Raises:
+            Exception: What was asked for cannot be read; the subscriber gets it.
         """
 
 

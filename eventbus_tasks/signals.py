@@ -18,6 +18,7 @@ import blinker
 from eventbus_tasks import events
 from eventbus_tasks._delivery import Mailbox
 from eventbus_tasks._derived import LineNumbers, output_lines
+from eventbus_tasks._history import Replay
 from eventbus_tasks.events import EVENT_TYPES, OutputLine, OutputReceived, TaskEnded, TaskEvent
 from eventbus_tasks.request import TaskRef
 
@@ -181,7 +182,11 @@ class EventStream(Generic[E]):
     """
 
     def __init__(
-        self, bus: Switchboard, types: tuple[type[TaskEvent], ...], task_uid: str | None
+        self,
+        bus: Switchboard,
+        types: tuple[type[TaskEvent], ...],
+        task_uid: str | None,
+        replay: Replay | None = None,
     ) -> None:
         self._bus = bus
         self._types = types or (TaskEvent,)
@@ -190,16 +195,32 @@ class EventStream(Generic[E]):
         self._numbers = LineNumbers()
         self._pending: Iterator[OutputLine] = iter(())
         self._wants_lines = OutputLine in self._types
+        self._replay = replay
+        # What the replay has, is not wanted live as well: it may be on its way just now.
+        self._replayed = 0 if replay is None else replay.up_to
 
     def _offer(self, event: TaskEvent) -> None:
         if self._task_uid not in (None, event.task.uid):
             return
-        if isinstance(event, self._types) or (
-            self._wants_lines and isinstance(event, OutputReceived)
-        ):
+        if self._wants(event) and not (event.journaled and event.seq <= self._replayed):
             self._mailbox.put(event)
         if isinstance(event, TaskEnded) and self._task_uid is not None:
             self._mailbox.close()
+
+    def _wants(self, event: TaskEvent) -> bool:
+        return isinstance(event, self._types) or (
+            self._wants_lines and isinstance(event, OutputReceived)
+        )
+
+    async def _next(self) -> TaskEvent | None:
+        while self._replay is not None:
+            event = await self._replay.next()
+            if event is None:
+                self._replay = None
+            elif self._wants(event):
+                return event
+        entry = await self._mailbox.get()
+        return None if entry is None else entry[0]
 
     def __aiter__(self) -> AsyncIterator[E]:
         return self
@@ -208,11 +229,10 @@ class EventStream(Generic[E]):
         while True:
             for line in self._pending:
                 return cast("E", line)
-            entry = await self._mailbox.get()
-            if entry is None:
+            event = await self._next()
+            if event is None:
                 self.close()
                 raise StopAsyncIteration
-            event = entry[0]
             if self._wants_lines and isinstance(event, OutputReceived):
                 self._pending = output_lines(event, self._numbers)
             if isinstance(event, self._types):
@@ -220,6 +240,7 @@ class EventStream(Generic[E]):
 
     def close(self) -> None:
         """Stop receiving. What has not been taken is given up."""
+        self._replay = None
         self._mailbox.close()
         self._bus.forget_stream(self)
 

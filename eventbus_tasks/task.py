@@ -6,14 +6,18 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
+import anyio.lowlevel
 
 from eventbus_tasks._delivery import in_receiver
 from eventbus_tasks.lifecycle import Input, LifeState, step
+from eventbus_tasks.lines import LogLine, LogLines
 from eventbus_tasks.outcome import Outcome, Reason, TaskStatus
 from eventbus_tasks.output import TaskOutput
+from eventbus_tasks.policies import Stream
 from eventbus_tasks.request import TaskRef, TaskRequest
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from eventbus_tasks.settings import Settings
@@ -131,6 +135,45 @@ class Task:
             await (self._settled if in_receiver.get() else self._delivered).wait()
         assert self._outcome is not None  # set before either event
         return self._outcome
+
+    async def lines(self, start: int = 0, stream: Stream = "stdout") -> AsyncIterator[LogLine]:
+        """Iterate over the lines of a stream, those that are there and those to come.
+
+        Reads the log itself, so any number of readers may go as slowly as they like, and each
+        has every line once, in order. Ends after the last line of the task.
+
+        Args:
+            start: Offset of the beginning of the first line; ``line.end`` of the last line seen
+                goes on where an earlier iteration has stopped.
+            stream: Which stream.
+
+        Raises:
+            OutputUnavailableError: The log is gone.
+
+        Cancellation: ends the iteration.
+        """
+        output = self.output
+        lines: LogLines | None = None
+        position = start
+        while True:
+            complete = output._complete
+            end = output.size(stream)
+            while position < end:
+                if lines is None:
+                    lines = LogLines(start, 1 + output._count_lines(start, stream))
+                first, data = output._next_piece(position, end, stream)
+                if not data:
+                    break
+                position = first + len(data)
+                for line in lines.feed(first, data):
+                    yield line
+                await anyio.lowlevel.checkpoint()
+            if complete:
+                break
+            if output.size(stream) == end and not output._complete:
+                await output._wait_for_more()
+        for line in lines.finish() if lines is not None else ():
+            yield line
 
     def cancel_nowait(self, *, now: bool = False) -> bool:
         """Begin to end the task, and return at once.

@@ -39,6 +39,7 @@ LAYERS: Final[tuple[frozenset[str], ...]] = (
             "_delivery",
             "_derived",
             "_following",
+            "_history",
             "_pump",
             "builtin",
             "hookspecs",

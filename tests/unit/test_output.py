@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -178,3 +180,73 @@ def test_cursor_leaves_out_gaps(size: int, gaps: list[tuple[int, int]], limit: i
         lost = {offset for start, end in taken for offset in range(start, end)}
         assert covered == [offset for offset in range(size) if offset not in lost]
         assert cursor.position == size
+
+
+@given(output_bytes(), st.sampled_from(["a", "^$", "\ufffd", r"\d+"]), st.integers(16, 256))
+def test_search(data: bytes, pattern: str, block: int) -> None:
+    """A search finds the lines that a plain loop finds, with their numbers and offsets."""
+    lines = data.split(b"\n")
+    lines = lines if lines[-1] else lines[:-1]
+    with pytest.MonkeyPatch.context() as patch, kept(data) as (made, _):
+        patch.setattr(output, "_BLOCK", block)
+        found = list(made.search(pattern))
+        assert [(line.number, line.text) for line in found] == [
+            (number, decode_line(line))
+            for number, line in enumerate(lines, 1)
+            if re.search(pattern, decode_line(line))
+        ]
+        for line in found:
+            assert data[line.start : line.end].rstrip(b"\n") == line.data
+            assert next(made.search(pattern, start=line.start)) == line
+        raw = re.compile(pattern.encode())
+        assert [line.data for line in made.search(raw)] == [one for one in lines if raw.search(one)]
+
+
+def test_search_leaves_out_gaps() -> None:
+    """What was never written matches nothing, and is no part of the lines beside it."""
+    with kept(b"one\ntw" + bytes(5000) + b"o\nthree\n") as (made, _):
+        made._log("stdout").add_gap(6, 1000)
+        made._log("stdout").add_gap(1000, 5006)
+        found = [(line.number, line.text, line.start) for line in made.search("")]
+        assert found == [(1, "one", 0), (2, "tw", 4), (3, "o", 5006), (4, "three", 5008)]
+        assert list(made.search("\0")) == []
+
+
+def test_a_pattern_that_is_none() -> None:
+    """A pattern that cannot be compiled is refused at once, not at the first line."""
+    with kept(b"data") as (made, _), pytest.raises(re.error):
+        made.search("(")
+
+
+def test_other_threads_read_while_the_log_is_closed() -> None:
+    """A thread that reads while the log is closed has the right bytes or is told so, always."""
+    data = b"x" * 100_000
+    wrong: list[object] = []
+
+    def read(made: TaskOutput, started: threading.Barrier) -> None:
+        started.wait()
+        try:
+            while True:
+                if made.read(10, 2000) != data[10:2000]:
+                    wrong.append("other bytes")
+                    return
+        except OutputUnavailableError:
+            pass
+        except OSError as error:
+            wrong.append(error)
+
+    for _ in range(30):
+        with kept(data) as (made, _):
+            started = threading.Barrier(5)
+            readers = [threading.Thread(target=read, args=(made, started)) for _ in range(4)]
+            for reader in readers:
+                reader.start()
+            started.wait()
+            made.close()
+            # Who takes the number of a descriptor that was closed too early would be read.
+            taken = [os.open("/etc/passwd", os.O_RDONLY) for _ in range(3)]
+            for reader in readers:
+                reader.join()
+            for descriptor in taken:
+                os.close(descriptor)
+    assert not wrong

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary, WeakSet
 
 from eventbus_tasks_disk.history import Entry, Host, add_to_index
-from eventbus_tasks_disk.records import encode_record
+from eventbus_tasks_disk.records import encode_record, records_forwards
 from eventbus_tasks_disk.settings import DiskSettings
 from eventbus_tasks_disk.storage import END_RECORD, JOURNAL, LOGS, MARKDOWN, TaskFolder
 from eventbus_tasks_disk.unfinished import add_unfinished, remove_unfinished, take_lock
@@ -53,6 +53,7 @@ class DiskJournal:
         self._failing = False
         self._missing = 0
         self._untold: OSError | None = None
+        self._entry: Entry | None = None
         try:
             self._open()
         except OSError as error:
@@ -84,6 +85,7 @@ class DiskJournal:
             created=task.created_at.isoformat(),
             host=Host.current(),
         )
+        self._entry = entry
         add_unfinished(task.settings.state_dir, entry)
         add_to_index(task.settings.state_dir, entry)
 
@@ -129,6 +131,31 @@ class DiskJournal:
     def _named(self, error: OSError) -> OSError:
         assert self._folder is not None
         return OSError(error.errno, error.strerror, self._folder.path_of(JOURNAL))
+
+    def read_after(self, seq: int) -> list[TaskEvent]:
+        """Read the events whose number is greater than `seq` back from the file.
+
+        May be called in any thread, also while events are written, and after `close`. Stops at
+        the first line that is not whole: it may be one that is just being written.
+
+        Raises:
+            OSError: The file cannot be read.
+        """
+        from eventbus_tasks import event_from_dict
+
+        if self._entry is None:
+            return []
+        found: list[TaskEvent] = []
+        descriptor = self._entry.open(JOURNAL)
+        try:
+            for record in records_forwards(descriptor):
+                if record is None:
+                    break
+                if record.get("seq", 0) > seq:
+                    found.append(event_from_dict(record))
+        finally:
+            os.close(descriptor)
+        return found
 
     def finish(self, outcome: Outcome) -> None:
         """Make the logs durable, and write the readable file; the journal itself waits for `sync`.

@@ -1,0 +1,180 @@
+"""The events of a task so far, for those who come later: small, whatever the task writes."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from array import array
+from collections import deque
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+import anyio
+import anyio.to_thread
+
+from eventbus_tasks._delivery import MERGE_LIMIT
+from eventbus_tasks.errors import HistoryUnavailableError
+from eventbus_tasks.events import AgentActivity, OutputReceived, OutputSource, TaskEvent
+from eventbus_tasks.policies import ReadableJournal
+
+__all__ = ["LIMIT", "History", "Replay"]
+
+LIMIT: Final = 4096
+"""Entries that are kept when older ones can be read from a journal."""
+
+
+class _Run:
+    """Adjoining ranges of one stream: four numbers for each instead of an event."""
+
+    def __init__(self, event: OutputReceived) -> None:
+        self._first = event
+        self._numbers = array("q")  # seq
+        self._ends = array("q")
+        self._line_starts = array("q")
+        self._times = array("d")
+        self.add(event)
+
+    def add(self, event: OutputReceived) -> None:
+        self._numbers.append(event.seq)
+        self._ends.append(event.end)
+        self._line_starts.append(event.line_start)
+        self._times.append(event.at.timestamp())
+
+    def continues_with(self, event: OutputReceived) -> bool:
+        return (
+            event.stream == self._first.stream
+            and event.seq == self._numbers[-1] + 1
+            and event.start == self._ends[-1]
+            and not event.last
+        )
+
+    @property
+    def last_number(self) -> int:
+        return self._numbers[-1]
+
+    def between(self, after: int, up_to: int) -> Iterator[OutputReceived]:
+        """Yield the ranges with numbers over `after` and up to `up_to`, merged."""
+        first = self._first
+        begin = max(0, after + 1 - self._numbers[0])
+        stop = min(len(self._numbers), up_to + 1 - self._numbers[0])
+        while begin < stop:
+            start = self._ends[begin - 1] if begin else first.start
+            end = begin + 1
+            while end < stop and self._ends[end] - start <= MERGE_LIMIT:
+                end += 1
+            yield OutputReceived(
+                task=first.task,
+                seq=self._numbers[end - 1],
+                at=datetime.fromtimestamp(self._times[end - 1], UTC),
+                stream=first.stream,
+                start=start,
+                end=self._ends[end - 1],
+                line_start=self._line_starts[begin],
+                first_seq=self._numbers[begin] if end - begin > 1 else 0,
+                source=first.source,
+            )
+            begin = end
+
+
+class History:
+    """What was numbered so far.
+
+    Args:
+        limit: Entries to keep; adjoining output is one. ``None`` for all.
+    """
+
+    def __init__(self, limit: int | None) -> None:
+        self._limit = limit
+        self._entries: deque[TaskEvent | _Run] = deque()
+        self.first_kept: int = 1
+        self.last: int = 0
+
+    def add(self, event: TaskEvent) -> None:
+        """Take the next event, at the moment when it is told."""
+        self.last = event.seq
+        if type(event) is OutputReceived and not event.last:
+            last = self._entries[-1] if self._entries else None
+            if isinstance(last, _Run) and last.continues_with(event):
+                last.add(event)
+                return
+            self._entries.append(_Run(event))
+        else:
+            self._entries.append(event)
+        if self._limit is not None and len(self._entries) > self._limit:
+            dropped = self._entries.popleft()
+            number = dropped.last_number if isinstance(dropped, _Run) else dropped.seq
+            self.first_kept = number + 1
+
+    def between(self, after: int, up_to: int) -> Iterator[TaskEvent]:
+        """Return the events with numbers over `after` and up to `up_to`; adjoining output merged.
+
+        They are those of the moment of the call, whenever they are taken.
+        """
+        return _between(tuple(self._entries), after, up_to)
+
+
+def _between(entries: Sequence[TaskEvent | _Run], after: int, up_to: int) -> Iterator[TaskEvent]:
+    for entry in entries:
+        if isinstance(entry, _Run):
+            yield from entry.between(after, up_to)
+        elif after < entry.seq <= up_to:
+            yield entry
+
+
+class Replay:
+    """The events of a task up to now, from a number on: from its journal, then from memory.
+
+    Args:
+        history: What is remembered.
+        journal: Where older events may be read.
+        output: The log that events from the journal refer to.
+        after: The number of the last event that is not wanted.
+    """
+
+    def __init__(
+        self,
+        history: History,
+        journal: object,
+        output: OutputSource,
+        *,
+        after: int,
+    ) -> None:
+        self.up_to = history.last
+        self._after = after
+        self._journal = journal
+        self._output = output
+        self._older_than = history.first_kept if after + 1 < history.first_kept else 0
+        self._events = history.between(after, self.up_to)
+
+    async def next(self) -> TaskEvent | None:
+        """Return the next one, or ``None`` after the last.
+
+        Raises:
+            HistoryUnavailableError: Events are neither remembered nor in the journal.
+        """
+        if self._older_than:
+            older = await anyio.to_thread.run_sync(self._read, abandon_on_cancel=True)
+            self._older_than = 0
+            self._events = itertools.chain(older, self._events)
+        return next(self._events, None)
+
+    def _read(self) -> list[TaskEvent]:
+        if not isinstance(self._journal, ReadableJournal):
+            raise HistoryUnavailableError("the events are not remembered any more")
+        try:
+            read = self._journal.read_after(self._after)
+        except Exception as error:
+            raise HistoryUnavailableError(
+                f"the journal cannot be read: {type(error).__name__}: {error}"
+            ) from error
+        wanted = range(self._after + 1, self._older_than)
+        found = [event for event in read if event.seq in wanted]
+        if [event.seq for event in found] != list(wanted):
+            raise HistoryUnavailableError("some of the events are missing in the journal")
+        return [
+            dataclasses.replace(event, source=self._output)
+            if isinstance(event, (OutputReceived, AgentActivity))
+            else event
+            for event in found
+        ]
