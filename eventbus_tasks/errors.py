@@ -9,7 +9,7 @@ The tree::
     ├── EngineClosedError (RuntimeError)        the engine is not running (any more)
     ├── TaskNotFoundError (LookupError)         no such task
     ├── TaskActiveError                         the task must have ended first
-    ├── HistoryUnavailableError      earlier events cannot be read
+    ├── HistoryUnavailableError                 earlier events cannot be read
     ├── OutputUnavailableError                  the bytes are not within reach
     ├── SettingsError (ValueError)              a settings file, variable or argument is wrong
     ├── UnsupportedPlatformError                this operating system is not supported

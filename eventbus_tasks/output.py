@@ -231,16 +231,13 @@ class TaskOutput:
     def _matches(
         self, pattern: re.Pattern[str] | re.Pattern[bytes], stream: Stream, start: int
     ) -> Iterator[LogLine]:
-        if isinstance(pattern.pattern, str):
-            text_pattern: re.Pattern[str] = pattern  # type: ignore[assignment]
-            for line in self._all_lines(stream, start):
-                if text_pattern.search(line.text):
-                    yield line
-        else:
-            bytes_pattern: re.Pattern[bytes] = pattern  # type: ignore[assignment]
-            for line in self._all_lines(stream, start):
-                if bytes_pattern.search(line.data):
-                    yield line
+        for line in self._all_lines(stream, start):
+            if isinstance(pattern.pattern, str):
+                found = pattern.search(line.text) is not None
+            else:
+                found = pattern.search(line.data) is not None
+            if found:
+                yield line
 
     def _all_lines(self, stream: Stream, start: int) -> Iterator[LogLine]:
         lines = LogLines(start, 1 + self._count_lines(start, stream))

@@ -30,7 +30,7 @@ async def test_older_events_come_from_the_journal(
             await task.wait()
         with anyio.fail_after(60):
             events: list[TaskEvent] = [
-                event async for event in engine.subscribe(task=task, after=0)
+                event async for event in engine.subscribe(TaskEvent, task=task, after=0)
             ]
     assert isinstance(events[0], TaskAccepted)
     assert isinstance(events[-1], TaskEnded)
