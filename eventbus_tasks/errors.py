@@ -79,7 +79,7 @@ class UnknownAgentError(EventbusTasksError, LookupError):
         known = ", ".join(self.known) or "none"
         return (
             f"no plugin drives the agent {self.agent!r} (known: {known}); "
-            f"install one, for example: pip install eventbus-tasks-{self.agent}"
+            f"install one, for example: ebt plugins install eventbus-tasks-{self.agent}"
         )
 
 

@@ -179,7 +179,7 @@ def _why_missing(command: str, host: PluginHost, known: Sequence[str]) -> str:
         return f"there is no command {command!r}; {hint}"
     report = find_report(host, distribution)
     if report is None:
-        return f"{command} needs the plugin {distribution}: pip install {distribution}"
+        return f"{command} needs the plugin {distribution}: ebt plugins install {distribution}"
     if report.state == "active":
         return f"{command}: {distribution} {report.version} does not have this command; update it"
     return f"{command} needs the plugin {distribution}, which is {report.state}: {report.reason}"

@@ -114,7 +114,7 @@ def test_command_that_needs_a_plugin(ebt: Any, command: str) -> None:
     running = ebt(command)
     code, errors = running.wait()
     assert code == 2
-    needs = "needs the plugin eventbus-tasks-disk: pip install eventbus-tasks-disk"
+    needs = "needs the plugin eventbus-tasks-disk: ebt plugins install eventbus-tasks-disk"
     assert errors == f"ebt: {command} {needs}\n"
 
 

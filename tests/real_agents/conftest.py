@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -133,6 +134,7 @@ class Stage:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=_take_default_signals,  # noqa: PLW1509
             **how,
         )
         self._open.callback(_reap, process)
@@ -141,6 +143,12 @@ class Stage:
     def close(self) -> None:
         """End what a failed test has left."""
         self._open.close()
+
+
+def _take_default_signals() -> None:
+    # Whoever starts the tests may ignore them (nohup, a shell's &), and ebt would go on doing so.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _reap(process: subprocess.Popen[str]) -> None:

@@ -242,6 +242,6 @@ def test_host_is_killed(stage: Stage, stubborn: bool) -> None:
     assert marked(uid)
     process.kill()
     process.communicate()
-    puppet.wait_until_gone(GONE_WITHIN + (5.0 if stubborn else 0.0))
+    puppet.wait_until_gone(GONE_WITHIN)
     assert not marked(uid)
     stage.api.wait_idle(GONE_WITHIN)

@@ -111,7 +111,7 @@ async def test_an_agent_that_nobody_drives(tmp_path: Path) -> None:
     async with a_scene(tmp_path, agents=("nobody",)) as scene:
         answer = await scene.tools.spawn_task({"name": "x", "prompt": "y", "project": "shop"})
         assert answer["error"] == "There is no agent called nobody here."
-        assert "pip install" in answer["detail"]
+        assert "ebt plugins install" in answer["detail"]
 
 
 async def test_a_project_directory_that_is_gone(tmp_path: Path) -> None:
