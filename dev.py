@@ -23,7 +23,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 TOX_ENV = ROOT / ".venv"
 RUN_ENV = ROOT / ".venv-run"
-PLUGINS = ("claude", "codex", "disk", "termination")  # what `dev.py ebt` has installed
+# What `dev.py ebt` has installed.
+PLUGINS = ("claude", "codex", "disk", "gemini", "opencode", "termination")
 OLDEST = (3, 11)
 
 
