@@ -44,6 +44,7 @@ from eventbus_tasks.events import (
     TaskEnded,
     TaskEvent,
     TaskFailed,
+    TaskQueued,
     TaskRemoved,
     TaskStarted,
     TaskStopping,
@@ -74,6 +75,7 @@ from eventbus_tasks.policies import (
     Step,
     Stream,
     TerminationPolicy,
+    WhenBusy,
 )
 from eventbus_tasks.request import Command, TaskRef, TaskRequest
 from eventbus_tasks.running import RunningTask, TaskRecord, find_running_tasks
@@ -147,6 +149,7 @@ __all__ = [
     "TaskManager",
     "TaskNotFoundError",
     "TaskOutput",
+    "TaskQueued",
     "TaskRecord",
     "TaskRef",
     "TaskRemoved",
@@ -159,6 +162,7 @@ __all__ = [
     "UnknownAgentError",
     "UnsupportedPlatformError",
     "Verdict",
+    "WhenBusy",
     "decode_line",
     "event_from_dict",
     "find_running_tasks",

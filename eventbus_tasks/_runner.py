@@ -54,8 +54,8 @@ if TYPE_CHECKING:
     from eventbus_tasks._bus import Bus
     from eventbus_tasks._delivery import Delivery
     from eventbus_tasks._process.handle import GuardianLink, WardenClient
-    from eventbus_tasks._process.lock import ProjectLock
     from eventbus_tasks._process.visit import Place
+    from eventbus_tasks._turns import Admittance
     from eventbus_tasks.plugins import PluginHost
     from eventbus_tasks.settings import Settings
     from eventbus_tasks.task import Task
@@ -113,13 +113,15 @@ class TaskRun:
     Args:
         services: What the runs of the engine share.
         task: The accepted task.
-        lock: The lock on its project; handed over to the guardian.
+        admittance: Its wait for the project, whose lock is handed over to the guardian, and for a
+            place among those that run.
     """
 
-    def __init__(self, services: Services, task: Task, lock: ProjectLock | None) -> None:
+    def __init__(self, services: Services, task: Task, admittance: Admittance) -> None:
         self.task = task
         self._services = services
-        self._lock = lock
+        self._admittance = admittance
+        self._queued: set[str] = set()  # what it had to wait for, and was told to wait for
         self._seq = 0
         self._journal: Journal | None = None
         self._history = History(None)
@@ -149,6 +151,7 @@ class TaskRun:
             return False
         if self._link is None:
             self.task._step(Input.STOP, reason)
+            self._admittance.interrupt()
         else:
             # Also when the program has exited: what it left behind can be ended sooner.
             self._link.stop(reason.value, now=now)
@@ -222,7 +225,7 @@ class TaskRun:
             if isinstance(journal, ReadableJournal):
                 self._history = History(LIMIT)
             self._emit(events.TaskAccepted(request=self.task.request))
-        if self._stopped():
+        if not await self._take_turn() or self._stopped():
             return
         command = await self._ask("ebt_build_command", check=check_command)
         if self._stopped():
@@ -246,6 +249,22 @@ class TaskRun:
                 os.close(files.end_record)
         if not self._stopped():
             self._launch(warden, command, files)
+
+    async def _take_turn(self) -> bool:
+        """Wait until the project and a place are ours; return ``False`` if that will not come."""
+        while not self._stopped() and (why := self._admittance.waits_for()) is not None:
+            if why not in self._queued:
+                ahead, holder = await self._admittance.describe()
+                self._queued.add(why)
+                self._emit(events.TaskQueued(why=why, ahead=ahead, holder=holder))
+                continue  # it may have been stopped meanwhile
+            try:
+                await self._admittance.next_change()
+            except OSError as error:
+                problem = f"the project cannot be locked: {error}"
+                self._facts = Facts(spawn_error=problem)
+                return False
+        return True
 
     def _stopped(self) -> bool:
         """Whether the task was cancelled before there was anything to stop."""
@@ -316,7 +335,7 @@ class TaskRun:
                 stdin=stdin,
                 stdout_log=files.stdout,
                 stderr_log=files.stderr,
-                lock=None if self._lock is None else self._lock.fd,
+                lock=None if self._admittance.lock is None else self._admittance.lock.fd,
                 end_record=files.end_record,
                 rendezvous=None if self._place is None else self._place.listener.fileno(),
             )
@@ -327,7 +346,7 @@ class TaskRun:
             os.close(stdin)
             if files.end_record is not None:
                 os.close(files.end_record)
-            self._release_lock()
+            self._admittance.hand_over()
             self._release_place()
         self.task._step(Input.LAUNCH)
 
@@ -468,11 +487,6 @@ class TaskRun:
             await endure(self._link.wait_readable)
             self._take_messages()
 
-    def _release_lock(self) -> None:
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
-
     def _release_place(self) -> None:
         place, self._place = self._place, None
         if place is not None:
@@ -482,7 +496,7 @@ class TaskRun:
                 place.close()
 
     def _release(self) -> None:
-        self._release_lock()
+        self._admittance.release()
         self._release_place()
         if self._link is not None:
             self._link.close()

@@ -24,7 +24,9 @@ from eventbus_tasks._native import absorb, endure
 from eventbus_tasks._process.family import read_process
 from eventbus_tasks._process.handle import WardenClient
 from eventbus_tasks._process.lock import Busy, ProjectLock
+from eventbus_tasks._process.queue import Ticket, enter_or_queue, enter_or_refuse
 from eventbus_tasks._runner import Services, TaskRun
+from eventbus_tasks._turns import Admittance, Lines, Places
 from eventbus_tasks.errors import (
     EngineClosedError,
     InvalidRequestError,
@@ -37,7 +39,7 @@ from eventbus_tasks.errors import (
 from eventbus_tasks.events import TaskEvent
 from eventbus_tasks.outcome import Outcome, Reason
 from eventbus_tasks.plugins import PluginHost, PluginReport
-from eventbus_tasks.policies import TerminationPolicy
+from eventbus_tasks.policies import TerminationPolicy, WhenBusy
 from eventbus_tasks.request import NO_TASK, TaskRef, TaskRequest
 from eventbus_tasks.settings import Settings
 from eventbus_tasks.signals import EventStream, TaskSignals
@@ -97,6 +99,11 @@ class TaskEngine:
         self.signals: TaskSignals = TaskSignals(self._bus)
         self._runs: dict[int, TaskRun] = {}
         self._ids = itertools.count(1)
+        self._accepted = itertools.count()
+        self._places = Places(self.settings.max_running)
+        self._lines = Lines(
+            functools.partial(self.plugins.run, deadline=self.settings.hook_deadline)
+        )
         self._group: anyio.abc.TaskGroup | None = None
         self._workers: list[anyio.CancelScope] = []
         self._worker_count = 0
@@ -311,6 +318,7 @@ class TaskEngine:
         stdin: bytes | None = None,
         timeout: float | None = None,
         policy: TerminationPolicy | None = None,
+        when_busy: WhenBusy | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> Task:
         """Accept a task and return at once; it is PENDING then.
@@ -318,13 +326,19 @@ class TaskEngine:
         Args:
             name: For people.
             prompt: What the agent is told.
-            project_dir: The directory to work in: one task at a time works in it.
+            project_dir: The directory to work in: one task at a time works in it, see
+                `when_busy`.
             agent: Which agent; ``"command"`` when `argv` is given, else the one of the settings.
             argv: Program and arguments, for the agent ``"command"``.
             env: Variables on top of the host's environment.
             stdin: Bytes for standard input of a plain command.
             timeout: Seconds the task may run in all.
             policy: How to stop it, instead of what plugins say.
+            when_busy: What to do when another task, of any process, works in the directory:
+                ``"reject"`` the request, ``"queue"`` up behind those that came before, or
+                ``"share"`` the directory without any lock; ``None`` for the setting. A queued
+                task is accepted and PENDING; it can be cancelled at once, and its timeout
+                counts from its start.
             options: For the agent's plugin.
 
         Raises:
@@ -332,7 +346,8 @@ class TaskEngine:
             InvalidRequestError: What was asked cannot be carried out.
             SettingsError: The project's own settings are wrong.
             UnknownAgentError: No plugin drives the agent.
-            ProjectBusyError: Another task, of any process, works in the directory.
+            ProjectBusyError: Another task, of any process, works in the directory, or waits for
+                it, and the request is to be rejected then.
 
         Nothing else raises: what goes wrong later is in the task's outcome.
 
@@ -349,6 +364,7 @@ class TaskEngine:
             stdin=stdin,
             timeout=timeout,
             policy=policy,
+            when_busy=when_busy,
             options=dict(options or {}),
         )
         return await self.submit(request)
@@ -416,15 +432,19 @@ class TaskEngine:
             "agent": request.agent,
             "host_pid": os.getpid(),
         }
-        lock = await self.plugins.run(
-            functools.partial(ProjectLock.acquire, request.project_dir, settings.state_dir, holder),
-            deadline=deadline,
-            undo=_close_lock,
-        )
-        if isinstance(lock, Busy):
-            raise ProjectBusyError(str(request.project_dir), dict(lock.holder or {}))
+        when_busy = request.when_busy or settings.when_busy
+        entry: ProjectLock | Ticket | Busy | None = None
+        if when_busy != "share":
+            enter = enter_or_queue if when_busy == "queue" else enter_or_refuse
+            entry = await self.plugins.run(
+                functools.partial(enter, request.project_dir, settings.state_dir, holder),
+                deadline=deadline,
+                undo=_close_entry,
+            )
+        if isinstance(entry, Busy):
+            raise ProjectBusyError(str(request.project_dir), dict(entry.holder or {}))
         if admission.abandoned or not self._accepting:
-            lock.close()
+            _close_entry(entry)
             raise EngineClosedError("the engine was closed meanwhile")
         assert self._services is not None
         ref = TaskRef(
@@ -435,7 +455,8 @@ class TaskEngine:
             project_dir=str(request.project_dir),
         )
         task = Task(ref=ref, request=request, settings=project, control=self)
-        run = TaskRun(self._services, task, lock)
+        admittance = Admittance(next(self._accepted), entry, self._lines, self._places)
+        run = TaskRun(self._services, task, admittance)
         self._runs[number] = run
         admission.run = run
         return run
@@ -573,9 +594,9 @@ def _dismiss(warden: WardenClient) -> None:
     warden.reap(_WARDEN_EXIT)
 
 
-def _close_lock(lock: ProjectLock | Busy) -> None:
-    if isinstance(lock, ProjectLock):
-        lock.close()
+def _close_entry(entry: ProjectLock | Ticket | Busy | None) -> None:
+    if isinstance(entry, (ProjectLock, Ticket)):
+        entry.close()
 
 
 def _check_platform() -> None:

@@ -41,6 +41,7 @@ __all__ = [
     "TaskEnded",
     "TaskEvent",
     "TaskFailed",
+    "TaskQueued",
     "TaskRemoved",
     "TaskStarted",
     "TaskStopping",
@@ -174,6 +175,28 @@ class TaskAccepted(TaskEvent):
     _decoders: ClassVar[Mapping[str, Callable[[Any], Any]]] = {"request": TaskRequest.from_dict}
 
     request: TaskRequest
+
+
+@register_event
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskQueued(TaskEvent):
+    """An accepted task has to wait before it can start; it stays PENDING.
+
+    Comes at most once for each of the two reasons, in their order.
+
+    Attributes:
+        why: ``"project"``: other tasks work in its directory or were there first;
+            ``"max_running"``: the engine runs as many tasks as it may.
+        ahead: How many tasks were waiting before it for the same.
+        holder: With ``"project"``, what is known about the task that works in the directory, as
+            in `ProjectBusyError`; may be empty.
+    """
+
+    name: ClassVar[str] = "task.queued"
+
+    why: str
+    ahead: int = 0
+    holder: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @register_event

@@ -33,11 +33,13 @@ __all__ = [
     "Step",
     "Stream",
     "TerminationPolicy",
+    "WhenBusy",
 ]
 
 Stream = Literal["stdout", "stderr"]
 Capture = Literal["pipe", "file"]
 StderrMode = Literal["merge", "separate"]
+WhenBusy = Literal["reject", "queue", "share"]
 Scope = Literal["leader", "group", "tree"]
 AfterExit = Literal["kill", "leave"]
 OnHostDeath = Literal["kill", "detach"]

@@ -8,10 +8,16 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from eventbus_tasks.errors import InvalidRequestError
-from eventbus_tasks.policies import Capture, OutputInterpreter, StderrMode, TerminationPolicy
+from eventbus_tasks.policies import (
+    Capture,
+    OutputInterpreter,
+    StderrMode,
+    TerminationPolicy,
+    WhenBusy,
+)
 
 __all__ = ["NO_TASK", "Command", "TaskRef", "TaskRequest"]
 
@@ -67,6 +73,8 @@ class TaskRequest:
         stdin: Bytes for standard input of a plain command (nothing: ``/dev/null``).
         timeout: Seconds the task may run in all; overrides the policy's.
         policy: How to stop it; overrides what plugins say.
+        when_busy: What to do when another task works in the directory: ``"reject"``,
+            ``"queue"``, ``"share"``, or ``None`` for the setting.
         options: For the agent's plugin (``model``, ``allowed_tools`` …): JSON data.
     """
 
@@ -79,6 +87,7 @@ class TaskRequest:
     stdin: bytes | None = field(default=None, repr=False, compare=False)
     timeout: float | None = None
     policy: TerminationPolicy | None = None
+    when_busy: WhenBusy | None = None
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def validate(self) -> TaskRequest:
@@ -101,6 +110,10 @@ class TaskRequest:
             raise InvalidRequestError("stdin", f"must be bytes, not {type(self.stdin).__name__}")
         if self.policy is not None and not isinstance(self.policy, TerminationPolicy):
             raise InvalidRequestError("policy", f"must be a TerminationPolicy, not {self.policy!r}")
+        if self.when_busy not in (None, *get_args(WhenBusy)):
+            known = ", ".join(map(repr, get_args(WhenBusy)))
+            problem = f"must be one of {known}, not {self.when_busy!r}"
+            raise InvalidRequestError("when_busy", problem)
         check_argv(self.argv)
         check_env(self.env)
         try:
@@ -125,6 +138,7 @@ class TaskRequest:
             "argv": list(self.argv),
             "timeout": self.timeout,
             "policy": None if self.policy is None else self.policy.to_dict(),
+            "when_busy": self.when_busy,
             "options": dict(self.options),
         }
 
@@ -140,6 +154,7 @@ class TaskRequest:
             argv=tuple(data.get("argv", ())),
             timeout=data.get("timeout"),
             policy=None if policy is None else TerminationPolicy.from_dict(policy),
+            when_busy=data.get("when_busy"),
             options=dict(data.get("options", {})),
         )
 

@@ -24,6 +24,7 @@ from types import MappingProxyType
 from typing import Any, Final, TypeVar, cast
 
 from eventbus_tasks.errors import SettingsError
+from eventbus_tasks.policies import WhenBusy
 
 __all__ = ["Settings"]
 
@@ -54,6 +55,10 @@ class Settings:
 
     Attributes:
         agent: The agent that is meant when a prompt names none.
+        when_busy: What to do with a task whose project another one works in, unless the request
+            says so: ``"reject"``, ``"queue"`` or ``"share"``.
+        max_running: Tasks of one engine that may run at the same time; others wait, in the order
+            in which they were accepted. ``None`` for any number.
         state_dir: Where what belongs to the user, not to a project, is kept.
         output_dir: Disk-backed directory for unnamed logs; ``None`` for the state directory.
         python: Interpreter for the warden; ``None`` for the one that runs this program.
@@ -69,6 +74,8 @@ class Settings:
     """
 
     agent: str = "claude"
+    when_busy: WhenBusy = field(default="reject", metadata=_USER_ONLY)
+    max_running: int | None = field(default=None, metadata={**_USER_ONLY, "minimum": 1})
     state_dir: Path = field(default_factory=_state_dir, metadata=_USER_ONLY)
     output_dir: Path | None = field(default=None, metadata=_USER_ONLY)
     python: Path | None = field(default=None, metadata=_USER_ONLY)
@@ -82,6 +89,13 @@ class Settings:
     plugin_order: tuple[str, ...] = field(default=(), metadata=_USER_ONLY)
     _tables: Mapping[type, Any] = field(default_factory=dict, repr=False, hash=False)
     _given: Mapping[type, Any] = field(default_factory=dict, repr=False, hash=False)
+
+    def __post_init__(self) -> None:
+        for name, item in _fields(Settings).items():
+            try:
+                _check_minimum(item, getattr(self, name))
+            except ValueError as error:
+                raise SettingsError("arguments", name, str(error)) from None
 
     def table(self, declared: type[T]) -> T:
         """Return a plugin's table; its defaults where nobody set anything.
@@ -223,8 +237,15 @@ def _set(
     hints = typing.get_type_hints(kind)
     try:
         values[name] = _convert(value, hints[name])
+        _check_minimum(item, values[name])
     except (TypeError, ValueError) as error:
         raise SettingsError(source, dotted, str(error)) from error
+
+
+def _check_minimum(item: dataclasses.Field[Any], value: Any) -> None:
+    minimum = item.metadata.get("minimum")
+    if minimum is not None and value is not None and value < minimum:
+        raise ValueError(f"must be at least {minimum}, not {value!r}")
 
 
 def _convert(value: Any, wanted: Any) -> Any:

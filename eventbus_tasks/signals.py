@@ -266,6 +266,7 @@ class TaskSignals:
     def __init__(self, bus: Switchboard) -> None:
         self._bus = bus
         self.task_accepted: EventSignal[events.TaskAccepted] = bus.signal(events.TaskAccepted)
+        self.task_queued: EventSignal[events.TaskQueued] = bus.signal(events.TaskQueued)
         self.task_started: EventSignal[events.TaskStarted] = bus.signal(events.TaskStarted)
         self.output_received: EventSignal[events.OutputReceived] = bus.signal(events.OutputReceived)
         self.output_line: EventSignal[events.OutputLine] = bus.signal(events.OutputLine)

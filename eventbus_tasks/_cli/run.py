@@ -8,9 +8,12 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from eventbus_tasks._cli.exits import TABLE
+
+if TYPE_CHECKING:
+    from eventbus_tasks import WhenBusy
 
 __all__ = ["HELP", "RunOptions", "configure", "split_command"]
 
@@ -19,7 +22,8 @@ HELP: Final = "run an agent or a command, and show what it does"
 _DESCRIPTION: Final = """\
 Run an agent in a project directory, or any command, until nothing of it is left.
 
-One task at a time works in a directory. Ctrl-C stops the task and everything it has
+One task at a time works in a directory; a second one is refused, unless it is told to --queue or
+to --share. Ctrl-C stops the task and everything it has
 started, politely; a second Ctrl-C kills it.
 """
 
@@ -35,6 +39,7 @@ examples:
   ebt run --agent claude --option model=opus -C ../api "find out why the login is slow"
   git diff | ebt run -
   ebt run -- make -j4 test
+  ebt run --queue -- make test
   ebt run --timeout 600 --name train -- python train.py --epochs 5
   ebt run --json -- make | jq -r 'select(.event == "output.line") | .text'
 
@@ -56,6 +61,7 @@ class RunOptions:
         prompt: What the agent is told.
         argv: The command, or nothing.
         timeout: Seconds it may run.
+        when_busy: What to do while another task works in the directory; ``None`` for the setting.
         options: For the agent's plugin.
         json: Write events.
         backend: The event loop: ``"asyncio"`` or ``"trio"``.
@@ -67,6 +73,7 @@ class RunOptions:
     prompt: str
     argv: tuple[str, ...]
     timeout: float | None
+    when_busy: WhenBusy | None
     options: Mapping[str, Any]
     json: bool
     backend: str
@@ -110,6 +117,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=_option,
         metavar="KEY=VALUE",
         help="an option for the agent's plugin (repeatable); VALUE may be JSON",
+    )
+    busy = parser.add_mutually_exclusive_group()
+    busy.add_argument(
+        "-q",
+        "--queue",
+        dest="when_busy",
+        action="store_const",
+        const="queue",
+        help="while another task works in the directory, wait for it",
+    )
+    busy.add_argument(
+        "--share",
+        dest="when_busy",
+        action="store_const",
+        const="share",
+        help="work in the directory at the same time as other tasks",
     )
     parser.add_argument("--json", action="store_true", help="write each event as a line of JSON")
     parser.add_argument(
@@ -157,6 +180,7 @@ def _read_options(arguments: argparse.Namespace) -> RunOptions:
         prompt=prompt,
         argv=argv,
         timeout=arguments.timeout,
+        when_busy=arguments.when_busy,
         options=dict(arguments.option),
         json=arguments.json,
         backend=arguments.backend,

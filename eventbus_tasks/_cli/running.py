@@ -20,6 +20,7 @@ from eventbus_tasks import (
     TaskEnded,
     TaskEngine,
     TaskEvent,
+    TaskQueued,
     TaskStatus,
 )
 from eventbus_tasks._cli.exits import OUTPUT_CLOSED, OUTPUT_ERROR, code_of_outcome
@@ -113,6 +114,7 @@ class _Run:
                         agent=options.agent,
                         argv=options.argv,
                         timeout=options.timeout,
+                        when_busy=options.when_busy,
                         options=options.options,
                     )
                     view = self._make_view(outlet, task)
@@ -143,6 +145,8 @@ class _Run:
                 await view.show(event)
             except OutputUnavailableError as error:
                 say(f"some output cannot be shown: {error}")
+            if isinstance(event, TaskQueued) and not self._options.json:
+                say(_waiting_for(event))
             if isinstance(event, OutputDropped):
                 say(f"{event.end - event.start} bytes of its output were lost ({event.why})")
             if isinstance(event, TaskEnded) and event.task.uid == task.uid:
@@ -209,6 +213,18 @@ class _Run:
             say(f"still running: {kept}")
         if outcome.persist_error:
             say(f"not everything could be kept: {outcome.persist_error}")
+
+
+def _waiting_for(event: TaskQueued) -> str:
+    """Say what a queued task waits for."""
+    if event.why != "project":
+        return "waiting for a place: as many tasks run as may"
+    others = f", behind {event.ahead} other" + "s" * (event.ahead > 1) if event.ahead else ""
+    if not event.holder:
+        return f"waiting for the project: another task works in it{others}"
+    number, name = event.holder.get("task"), event.holder.get("name")
+    who = f"task {number} {name!r} of process {event.holder.get('host_pid')}"
+    return f"waiting for the project: {who} works in it{others}"
 
 
 def _seconds_of(task: Task) -> str:

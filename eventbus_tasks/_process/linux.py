@@ -9,6 +9,9 @@ import ctypes
 import os
 
 __all__ = [
+    "IN_CLOSE",
+    "IN_CLOSE_WRITE",
+    "IN_DELETE",
     "IN_MODIFY",
     "inotify_open",
     "inotify_watch",
@@ -19,6 +22,9 @@ __all__ = [
 ]
 
 IN_MODIFY = 0x2
+IN_CLOSE_WRITE = 0x8
+IN_CLOSE = 0x8 | 0x10
+IN_DELETE = 0x200
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["Busy", "ProjectLock"]
+__all__ = ["Busy", "Door", "ProjectLock", "private_directory"]
 
 _REFUSED: Final = frozenset(
     (errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF, errno.ENOSYS)
@@ -79,42 +79,94 @@ class ProjectLock:
         Raises:
             OSError: The directory cannot be opened, or there is no way to lock it.
         """
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            status = os.fstat(descriptor)
-            key = f"{status.st_dev}-{status.st_ino}"
-            try:
-                taken = _try_lock(descriptor)
-            except OSError as error:
-                if error.errno not in _REFUSED:
-                    raise
-                os.close(descriptor)
-                descriptor = -1
-                descriptor = _open_lock_file(state_dir, key)
-                taken = _try_lock(descriptor)
-        except BaseException:
-            if descriptor >= 0:
-                os.close(descriptor)
-            raise
-        path = state_dir / "holders" / f"{key}.json"
-        if not taken:
-            os.close(descriptor)
-            return Busy(_read_holder(path))
-        lock = cls(descriptor, key)
-        # Only a hint for people: a full disk must not keep a task from starting.
-        with contextlib.suppress(OSError, TypeError, ValueError):
-            _write_holder(path, holder)
+        door = Door(directory, state_dir)
+        lock = door.enter(holder)
+        if lock is None:
+            door.close()
+            return Busy(door.holder())
         return lock
 
 
-_held: weakref.WeakSet[ProjectLock] = weakref.WeakSet()
+class Door:
+    """An open descriptor of what is locked for a project: its directory, or a file instead.
+
+    It stays open between attempts, because whoever waits is woken by descriptors that close.
+    """
+
+    def __init__(self, directory: Path, state_dir: Path) -> None:
+        """Open the directory; its inode is the project from now on, whatever is renamed.
+
+        Raises:
+            OSError: The directory cannot be opened.
+        """
+        self._state_dir = state_dir
+        self._is_file = False
+        self._descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        status = os.fstat(self._descriptor)
+        self.key: str = f"{status.st_dev}-{status.st_ino}"
+        _held.add(self)
+
+    @property
+    def fd(self) -> int:
+        """The descriptor; -1 when it was handed over or closed."""
+        return self._descriptor
+
+    def enter(self, holder: Mapping[str, Any]) -> ProjectLock | None:
+        """Take the lock if it is free; the descriptor then belongs to the lock.
+
+        Args:
+            holder: What others shall be told about us, as JSON data.
+
+        Raises:
+            OSError: There is no way to lock this project.
+        """
+        try:
+            try:
+                taken = _try_lock(self._descriptor)
+            except OSError as error:
+                if error.errno not in _REFUSED or self._is_file:
+                    raise
+                file = _open_lock_file(self._state_dir, self.key)
+                os.close(self._descriptor)
+                self._descriptor, self._is_file = file, True
+                taken = _try_lock(file)
+        except BaseException:
+            self.close()
+            raise
+        if not taken:
+            return None
+        lock = ProjectLock(self._descriptor, self.key)
+        _held.discard(self)
+        self._descriptor = -1
+        # Only a hint for people: a full disk must not keep a task from starting.
+        with contextlib.suppress(OSError, TypeError, ValueError):
+            _write_holder(self._holder_file, holder)
+        return lock
+
+    def holder(self) -> Mapping[str, Any] | None:
+        """Return what the holder wrote about itself, if that can be read."""
+        return _read_holder(self._holder_file)
+
+    @property
+    def _holder_file(self) -> Path:
+        return self._state_dir / "holders" / f"{self.key}.json"
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        descriptor, self._descriptor = self._descriptor, -1
+        _held.discard(self)
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+_held: weakref.WeakSet[ProjectLock | Door] = weakref.WeakSet()
 
 
 def _close_in_fork() -> None:
     """A forked copy of the host must not keep projects taken."""
-    for lock in list(_held):
+    for held in list(_held):
         with contextlib.suppress(OSError):
-            lock.close()
+            held.close()
 
 
 os.register_at_fork(after_in_child=_close_in_fork)
@@ -128,7 +180,7 @@ def _try_lock(descriptor: int) -> bool:
     return True
 
 
-def _private_directory(path: Path) -> None:
+def private_directory(path: Path) -> None:
     """Make a directory that only this user can enter.
 
     Raises:
@@ -144,13 +196,13 @@ def _private_directory(path: Path) -> None:
 def _open_lock_file(state_dir: Path, key: str) -> int:
     """Open the lock file of a project; it is never deleted, for nobody may hold a dead name."""
     directory = state_dir / "locks"
-    _private_directory(directory)
+    private_directory(directory)
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     return os.open(directory / f"{key}.lock", flags, 0o600)
 
 
 def _write_holder(path: Path, holder: Mapping[str, Any]) -> None:
-    _private_directory(path.parent)
+    private_directory(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     try:

@@ -205,3 +205,19 @@ def test_every_code_is_documented() -> None:
     """`ebt run --help` explains every exit code that ebt itself makes."""
     for code in (1, 2, 74, 75, 124, 125, 126, 127, 130, 143, 129, 141):
         assert f"{code}" in exits.TABLE
+
+
+def test_queue_and_share(ebt: Any, project: Path) -> None:
+    """While a task works in the directory, another waits for it when told to, or shares it."""
+    holder = ebt("run", "--name", "holder", "--", "sh", "-c", "echo up; exec sleep 1000")
+    holder.read_until(b"up\n")
+    assert ebt("run", "--share", "--", "sh", "-c", "exit 5").wait() == (5, "")
+    waiting = ebt("run", "--queue", "--", "sh", "-c", "exit 7")
+    waiting.read_message("waiting for the project: task 1 'holder' of process")
+    given_up = ebt("run", "--queue", "--", "true")
+    given_up.read_message("behind 1 other")
+    given_up.signal(signal.SIGINT)
+    assert given_up.wait()[0] == 130
+    holder.signal(signal.SIGINT)
+    assert holder.wait()[0] == 130
+    assert waiting.wait()[0] == 7

@@ -50,7 +50,7 @@ LAYERS: Final[tuple[frozenset[str], ...]] = (
             "task",
         }
     ),
-    frozenset({"_answers", "running"}),
+    frozenset({"_answers", "_turns", "running"}),
     frozenset({"_runner"}),
     frozenset({"engine"}),
     frozenset({"manager"}),
@@ -69,7 +69,7 @@ BESIDE: Final[dict[str, frozenset[str]]] = {
 
 # Who may import from beside the layers.
 USERS: Final[dict[str, frozenset[str]]] = {
-    "_process": frozenset({"_answers", "_runner", "engine", "running", "testing"}),
+    "_process": frozenset({"_answers", "_runner", "_turns", "engine", "running", "testing"}),
     "_cli": frozenset({"__main__"}),
 }
 

@@ -17,7 +17,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from eventbus_tasks import OutputReceived, TaskEngine, TaskStarted, TaskStopping
+from eventbus_tasks import OutputReceived, TaskEngine, TaskQueued, TaskStarted, TaskStopping
 
 pytestmark = pytest.mark.anyio
 
@@ -58,6 +58,30 @@ async def test_ls(history: Path, ebt: Ebt, capsys: Capture) -> None:
     ]
     assert "nasty name" in lines[1]
     assert "\x1b" not in "".join(lines)
+
+
+async def test_ls_of_a_queue(
+    make_engine: MakeEngine, project: Path, ebt: Ebt, capsys: Capture
+) -> None:
+    """A task that waits for its project is listed as queued, and as running once it has begun."""
+
+    def listed() -> list[str]:
+        assert ebt("ls", "--json") == 0
+        return [item["status"] for item in json.loads(capsys.readouterr().out)]
+
+    async with make_engine() as engine:
+        with engine.subscribe(TaskQueued, TaskStarted) as stream:
+            first = await engine.spawn_task("a", project_dir=project, argv=["sleep", "1000"])
+            assert isinstance(await anext(stream), TaskStarted)
+            second = await engine.spawn_task(
+                "b", project_dir=project, argv=["sleep", "1000"], when_busy="queue"
+            )
+            assert isinstance(await anext(stream), TaskQueued)
+            assert listed() == ["queued", "running"]
+            await first.cancel(now=True)
+            assert isinstance(await anext(stream), TaskStarted)
+            assert listed() == ["running", "cancelled"]
+            await second.cancel(now=True)
 
 
 async def test_ls_json(history: Path, ebt: Ebt, capsys: Capture) -> None:

@@ -50,8 +50,8 @@ _DEFAULT_ROWS: Final = 20
 def configure_ls(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``ebt ls``."""
     parser.epilog = (
-        "Status: pending, running, stopping; completed, failed, cancelled; lost (its host has "
-        "died, and it has no end); gone (its files were removed)."
+        "Status: pending, queued, running, stopping; completed, failed, cancelled; lost (its host "
+        "has died, and it has no end); gone (its files were removed)."
     )
     parser.add_argument("--project", metavar="DIR", help="only tasks of this project")
     parser.add_argument(

@@ -161,9 +161,9 @@ class Summary:
     """What the files of a task say about it.
 
     Attributes:
-        status: ``"completed"``, ``"failed"``, ``"cancelled"``; ``"pending"``, ``"running"``,
-            ``"stopping"``; ``"lost"`` (it has no end, and nobody is left who could give it
-            one); ``"gone"`` (its files are not there).
+        status: ``"completed"``, ``"failed"``, ``"cancelled"``; ``"pending"``, ``"queued"``,
+            ``"running"``, ``"stopping"``; ``"lost"`` (it has no end, and nobody is left who could
+            give it one); ``"gone"`` (its files are not there).
         started: When its program was started, as ISO 8601, or ``None``.
         ended: When it ended, or ``None``.
         outcome: `Outcome.to_dict` of its end, or ``None``.
@@ -177,7 +177,7 @@ class Summary:
     @property
     def is_live(self) -> bool:
         """Whether something may still be added to it."""
-        return self.status in ("pending", "running", "stopping")
+        return self.status in ("pending", "queued", "running", "stopping")
 
 
 def open_state(state_dir: Path, *, make: bool = False) -> int:
@@ -264,7 +264,7 @@ def summarize(entry: Entry) -> Summary:
     except OSError:
         return Summary(status="gone")
     try:
-        started, last, stopping = _skim(journal)
+        started, last, stopping, queued = _skim(journal)
     except OSError:
         return Summary(status="gone")
     finally:
@@ -274,15 +274,18 @@ def summarize(entry: Entry) -> Summary:
         outcome = outcome if isinstance(outcome, dict) else {}
         status = str(last["event"]).removeprefix("task.")
         return Summary(status=status, started=started, ended=_text(last.get("at")), outcome=outcome)
-    if not alive and not guardian_lives(entry):
+    waits = queued and not started  # and whoever has the project is another task
+    if not alive and (waits or not guardian_lives(entry)):
         return Summary(status="lost", started=started)
     if stopping:
         return Summary(status="stopping", started=started)
-    return Summary(status="running" if started else "pending", started=started)
+    if started:
+        return Summary(status="running", started=started)
+    return Summary(status="queued" if waits else "pending")
 
 
-def _skim(journal: int) -> tuple[str | None, Mapping[str, Any] | None, bool]:
-    """Return when the program was started, the last record, and whether the task is stopped."""
+def _skim(journal: int) -> tuple[str | None, Mapping[str, Any] | None, bool, bool]:
+    """Return when the program was started, the last record, whether it is stopped, and queued."""
     last: Mapping[str, Any] | None = None
     stopping = False
     for number, line in enumerate(lines_backwards(journal)):
@@ -293,12 +296,14 @@ def _skim(journal: int) -> tuple[str | None, Mapping[str, Any] | None, bool]:
         if number >= _FIRST_RECORDS:
             break
     started = None
+    queued = False
     for number, record in enumerate(records_forwards(journal)):
+        queued = queued or (record is not None and record.get("event") == "task.queued")
         if record is not None and record.get("event") == "task.started":
             started = _text(record.get("at"))
         if started is not None or number >= _FIRST_RECORDS:
             break
-    return started, last, stopping
+    return started, last, stopping, queued
 
 
 def _text(value: Any) -> str | None:

@@ -99,7 +99,7 @@ def _open_log(entry: Entry, stream: str, *, wait: bool) -> int:
             return entry.open(LOGS[stream])
         except FileNotFoundError:
             # The task may wait for its turn, or be about to start.
-            if not wait or summarize(entry).status != "pending":
+            if not wait or summarize(entry).status not in ("pending", "queued"):
                 raise
         time.sleep(_LOOK)
 
