@@ -7,14 +7,13 @@ plugins are loaded only for their own commands and for the list of all of them.
 from __future__ import annotations
 
 import argparse
-import difflib
+import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from eventbus_tasks import EventbusTasksError, __version__
-from eventbus_tasks._cli import cancel, new_plugin, plugins, run, wait
 from eventbus_tasks._cli.exits import INTERNAL, OUTPUT_CLOSED, USAGE, code_of_error
 from eventbus_tasks._cli.messages import configure_logging, is_debugging, say
 
@@ -23,13 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-_BUILT_IN: Final[dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]]] = {
-    "run": (run.HELP, run.configure),
-    "cancel": (cancel.HELP, cancel.configure),
-    "wait": (wait.HELP, wait.configure),
-    "plugins": (plugins.HELP, plugins.configure),
-    "new-plugin": (new_plugin.HELP, new_plugin.configure),
-}
+# Each is a module of this package, with `HELP` and `configure`.
+_BUILT_IN: Final = ("run", "cancel", "wait", "plugins", "new-plugin")
 
 # Commands that people expect, and the distribution whose plugin has them.
 _ELSEWHERE: Final = {
@@ -101,15 +95,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _dispatch(arguments: list[str]) -> int:
     command = arguments[0] if arguments else "--help"
     if command in _BUILT_IN:
-        words, tail = run.split_command(arguments) if command == "run" else (arguments, None)
+        module = _module_of(command)
+        words, tail = arguments, None
+        if command == "run":
+            words, tail = module.split_command(arguments)
         # Not the parser of everything: what is wrong here is said by this command.
         parser = Parser(prog=f"ebt {command}", **_PARSING)
-        _BUILT_IN[command][1](parser)
+        module.configure(parser)
         parsed = parser.parse_args(words[1:])
         parsed.command_words = tail
         return int(parsed.run(parsed))
     if command.startswith("-") and command not in ("-h", "--help"):
         build_parser().parse_args(arguments)  # --version, or an error; neither comes back
+    if not command.startswith("-"):
+        from eventbus_tasks._cli.quick import find_configure
+
+        quick = find_configure(command)
+        if quick is not None:
+            return _run_contribution(command, "", quick[1], quick[0], arguments)
     from eventbus_tasks._cli.host import load_host
 
     host = load_host()
@@ -119,9 +122,14 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     for contribution in contributions:
         if contribution.name == command:
-            return _run_contribution(contribution, arguments)
+            name, text, owner = contribution.name, contribution.help, contribution.plugin
+            return _run_contribution(name, text, owner, contribution.configure, arguments)
     say(_why_missing(command, host, [item.name for item in contributions]))
     return USAGE
+
+
+def _module_of(command: str) -> Any:
+    return importlib.import_module(f"eventbus_tasks._cli.{command.replace('-', '_')}")
 
 
 def build_parser(contributions: Sequence[CommandContribution] = ()) -> argparse.ArgumentParser:
@@ -138,22 +146,25 @@ def build_parser(contributions: Sequence[CommandContribution] = ()) -> argparse.
     )
     parser.add_argument("--version", action="version", version=f"ebt {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name, (text, configure) in _BUILT_IN.items():
-        configure(commands.add_parser(name, help=text, **_PARSING))
+    for name in _BUILT_IN:
+        module = _module_of(name)
+        module.configure(commands.add_parser(name, help=module.HELP, **_PARSING))
     for item in sorted(contributions, key=lambda item: item.name):
         commands.add_parser(item.name, help=item.help, **_PARSING)
     return parser
 
 
-def _run_contribution(contribution: CommandContribution, arguments: list[str]) -> int:
+def _run_contribution(
+    name: str,
+    text: str,
+    plugin: str,
+    configure: Callable[[argparse.ArgumentParser], Any],
+    arguments: list[str],
+) -> int:
     """Run a command of a plugin; what goes wrong in it is said in one line, with its name."""
-    parser = Parser(
-        prog=f"ebt {contribution.name}",
-        description=contribution.help,
-        **_PARSING,
-    )
+    parser = Parser(prog=f"ebt {name}", description=text, **_PARSING)
     try:
-        contribution.configure(parser)
+        configure(parser)
         parsed = parser.parse_args(arguments[1:])
         function = getattr(parsed, "run", None)
         if not callable(function):
@@ -165,7 +176,7 @@ def _run_contribution(contribution: CommandContribution, arguments: list[str]) -
         if is_debugging():
             raise
         problem = f"{type(error).__name__}: {error}"
-        say(f"{contribution.name}: the plugin {contribution.plugin!r} failed: {problem}")
+        say(f"{name}: the plugin {plugin!r} failed: {problem}")
         return INTERNAL
 
 
@@ -174,6 +185,8 @@ def _why_missing(command: str, host: PluginHost, known: Sequence[str]) -> str:
 
     distribution = _ELSEWHERE.get(command)
     if distribution is None:
+        import difflib
+
         close = difflib.get_close_matches(command, [*_BUILT_IN, *_ELSEWHERE, *known], n=1)
         hint = f"did you mean {close[0]!r}?" if close else "ebt --help lists them"
         return f"there is no command {command!r}; {hint}"

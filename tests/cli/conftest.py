@@ -189,12 +189,12 @@ def gate(tmp_path: Path) -> Iterator[Gate]:
 def make_plugin(tmp_path: Path) -> Callable[..., dict[str, str]]:
     """Return a function that puts a distribution with a plugin where Python finds it.
 
-    The function takes the name of the plugin and its source, and returns the variables with
-    which it is installed.
+    The function takes the name of the plugin, its source, and the name of a command that starts
+    quickly if there is one; it returns the variables with which the plugin is installed.
     """
     site = tmp_path / "site"
 
-    def make(name: str, source: str) -> dict[str, str]:
+    def make(name: str, source: str, quick: str = "") -> dict[str, str]:
         module = f"ebt_fake_{name}"
         info = site / f"{module}-1.2.dist-info"
         info.mkdir(parents=True)
@@ -202,7 +202,10 @@ def make_plugin(tmp_path: Path) -> Callable[..., dict[str, str]]:
         (info / "METADATA").write_text(
             f"Metadata-Version: 2.1\nName: ebt-fake-{name}\nVersion: 1.2\n"
         )
-        (info / "entry_points.txt").write_text(f"[eventbus_tasks]\n{name} = {module}\n")
+        points = f"[eventbus_tasks]\n{name} = {module}\n"
+        if quick:
+            points += f"[eventbus_tasks.commands]\n{quick} = {module}:configure\n"
+        (info / "entry_points.txt").write_text(points)
         path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH", "")]))
         return {"PYTHONPATH": path}
 

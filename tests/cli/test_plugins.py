@@ -106,6 +106,35 @@ def test_command_of_a_plugin(
     assert words in errors
 
 
+def test_quick_command(ebt: Any, make_plugin: Any) -> None:
+    """A command that is an entry point by itself runs, and no other plugin is loaded for it."""
+    environ = {
+        **make_plugin("greeter", COMMANDS, quick="greet"),
+        **make_plugin("loud", "import sys; sys.stderr.write('loaded')"),
+    }
+    running = ebt("greet", "world", environ=environ)
+    assert running.wait() == (5, "")
+    assert running.seen == b"hello world\n"
+
+
+@pytest.mark.parametrize("setting", [{"EBT_DISABLE_PLUGINS": "greeter"}, {"EBT_PLUGINS": "other"}])
+def test_quick_command_of_a_plugin_that_is_off(
+    ebt: Any, make_plugin: Any, setting: dict[str, str]
+) -> None:
+    """A command of a plugin that is not wanted does not exist, quick or not."""
+    environ = {**make_plugin("greeter", COMMANDS, quick="greet"), **setting}
+    code, errors = ebt("greet", "world", environ=environ).wait()
+    assert code == 2
+    assert "there is no command 'greet'" in errors
+
+
+def test_quick_command_that_is_broken(ebt: Any, make_plugin: Any) -> None:
+    """A quick command that cannot be imported is reported as its plugin is."""
+    code, errors = ebt("greet", environ=make_plugin("greeter", BROKEN, quick="greet")).wait()
+    assert code == 2
+    assert "plugin 'greeter' of ebt-fake-greeter is broken" in errors
+
+
 @pytest.mark.parametrize("command", ["ls", "show", "logs"])
 def test_command_that_needs_a_plugin(ebt: Any, command: str) -> None:
     """A command of a plugin that is not installed says which one to install."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import enum
 import inspect
 import json
 import pickle
+import subprocess
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -98,6 +101,33 @@ def test_all_is_complete() -> None:
     assert public <= listed, f"not in __all__: {sorted(public - listed)}"
     missing = [name for name in eventbus_tasks.__all__ if not hasattr(eventbus_tasks, name)]
     assert not missing
+
+
+def test_lazy_names_are_those_that_type_checkers_see() -> None:
+    """What is imported on demand comes from where type checkers look for it."""
+    tree = ast.parse(Path(eventbus_tasks.__file__).read_text())
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    seen = {
+        alias.name: (node.module or "").removeprefix("eventbus_tasks.")
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert seen == eventbus_tasks._HOMES
+    assert set(seen) == {name for name in eventbus_tasks.__all__ if not name.startswith("_")}
+
+
+def test_unknown_name() -> None:
+    """A name that the face does not have is an `AttributeError`, as in every module."""
+    with pytest.raises(AttributeError, match="no attribute 'TaskEngin'"):
+        _ = eventbus_tasks.TaskEngin
+
+
+@pytest.mark.parametrize("name", ["anyio", "asyncio", "pluggy", "blinker"])
+def test_import_is_cheap(name: str) -> None:
+    """Importing the face imports no event loop and no plugin system."""
+    code = f"import sys, eventbus_tasks; sys.exit({name!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_face_has_every_error_and_event() -> None:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from typing import Any
 import anyio
 import anyio.to_thread
 import pytest
+from eventbus_tasks_disk.history import Entry, Host, open_state
+from eventbus_tasks_disk.records import encode_record
 
 from eventbus_tasks import OutputReceived, TaskEngine, TaskQueued, TaskStarted, TaskStopping
 
@@ -100,6 +103,33 @@ async def test_ls_project(history: Path, ebt: Ebt, capsys: Capture, tmp_path: Pa
     link.symlink_to(history)
     assert ebt("ls", "--json", "--project", str(link)) == 0
     assert [item["id"] for item in json.loads(capsys.readouterr().out)] == [3]
+
+
+async def test_long_history(ebt: Ebt, capsys: Capture, private_state: Path, project: Path) -> None:
+    """With 100,000 tasks the list shows the latest, and any is found by its number."""
+    state = private_state / "state"
+    os.close(open_state(state, make=True))
+    host = Host(pid=1, start_time=1, boot_id="")
+    with (state / "disk" / "index.jsonl").open("wb") as file:
+        for number in range(1, 100_001):
+            entry = Entry(
+                id=number,
+                uid=str(uuid.UUID(int=number)),
+                name=f"Größe {number}" if number == 7 else "work",
+                agent="command",
+                project_dir=str(project),
+                directory=".claude-tasks",
+                files=f"task-{number}",
+                created="2026-01-01T00:00:00+00:00",
+                host=host,
+            )
+            file.write(encode_record(entry.to_dict()))
+    assert ebt("ls", "--json") == 0
+    shown = [task["id"] for task in json.loads(capsys.readouterr().out)]
+    assert shown == list(range(100_000, 99_980, -1))
+    for wanted in ("7", "größe 7", "GRÖSSE", str(uuid.UUID(int=7))):
+        assert ebt("show", wanted, "--json") == 0
+        assert json.loads(capsys.readouterr().out)["id"] == 7
 
 
 async def test_ls_empty(ebt: Ebt, capsys: Capture) -> None:

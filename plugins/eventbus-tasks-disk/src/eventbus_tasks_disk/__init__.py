@@ -117,7 +117,7 @@ def ebt_output_log(task: Task) -> OutputStore | None:
 @hookimpl
 def ebt_task_records() -> Iterator[TaskRecord]:
     """Say what is known about tasks, the latest first."""
-    from eventbus_tasks_disk.commands import task_records
+    from eventbus_tasks_disk.task_records import task_records
 
     return task_records()
 

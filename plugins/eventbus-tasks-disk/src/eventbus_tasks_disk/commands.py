@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from eventbus_tasks import Outcome, Settings, TaskRecord, TaskRef
+from eventbus_tasks import Settings
 from eventbus_tasks_disk.history import (
     Entry,
     Summary,
@@ -33,14 +33,20 @@ from eventbus_tasks_disk.printing import (
 from eventbus_tasks_disk.unfinished import unfinished_entries
 
 __all__ = [
+    "LOGS_HELP",
+    "LS_HELP",
+    "SHOW_HELP",
     "configure_logs",
     "configure_ls",
     "configure_show",
     "find_entry",
     "find_or_complain",
     "recover",
-    "task_records",
 ]
+
+LS_HELP: Final = "list tasks, also of other processes and earlier days"
+SHOW_HELP: Final = "show what is known about a task"
+LOGS_HELP: Final = "print the output of a task"
 
 _MIN_PREFIX: Final = 4
 _MAX_CANDIDATES: Final = 10
@@ -49,6 +55,7 @@ _DEFAULT_ROWS: Final = 20
 
 def configure_ls(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``ebt ls``."""
+    parser.description = LS_HELP
     parser.epilog = (
         "Status: pending, queued, running, stopping; completed, failed, cancelled; lost (its host "
         "has died, and it has no end); gone (its files were removed)."
@@ -68,6 +75,7 @@ def configure_ls(parser: argparse.ArgumentParser) -> None:
 
 def configure_show(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``ebt show``."""
+    parser.description = SHOW_HELP
     add_task_argument(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object")
     parser.set_defaults(run=partial(_guarded, run_show))
@@ -75,6 +83,7 @@ def configure_show(parser: argparse.ArgumentParser) -> None:
 
 def configure_logs(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``ebt logs``."""
+    parser.description = LOGS_HELP
     parser.epilog = (
         "With -f the command ends when the task has ended. Exit code: 0 whatever became of the "
         "task; 1 if there is no such task or output, 2 if the name is ambiguous."
@@ -191,41 +200,10 @@ def find_or_complain(wanted: str) -> Entry | int:
     state_dir = Settings.load().state_dir
     recover(state_dir)
     try:
-        return find_entry(latest_entries(state_dir), wanted)
+        return find_entry(latest_entries(state_dir, wanted), wanted)
     except TaskLookupError as error:
         print_text(f"ebt: {error}\n", to=sys.stderr)
         return error.exit_code
-
-
-def task_records() -> Iterator[TaskRecord]:
-    """Yield the tasks of the index for the commands of the core."""
-    for entry in latest_entries(Settings.load().state_dir):
-        created = parse_time(entry.created)
-        if created is not None:
-            yield TaskRecord(
-                ref=TaskRef(
-                    id=entry.id,
-                    uid=entry.uid,
-                    name=entry.name,
-                    agent=entry.agent,
-                    project_dir=entry.project_dir,
-                ),
-                created_at=created,
-                is_live=partial(_is_live, entry),
-                read_outcome=partial(_read_outcome, entry),
-            )
-
-
-def _is_live(entry: Entry) -> bool:
-    return summarize(entry).is_live
-
-
-def _read_outcome(entry: Entry) -> Outcome | None:
-    outcome = summarize(entry).outcome
-    try:
-        return None if not outcome else Outcome.from_dict(outcome)
-    except (KeyError, TypeError, ValueError):
-        return None
 
 
 # -- ls ---------------------------------------------------------------------------------------

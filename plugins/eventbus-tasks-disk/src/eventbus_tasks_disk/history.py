@@ -227,25 +227,37 @@ def index_numbers(state: int) -> Iterator[int]:
         yield entry.id
 
 
-def latest_entries(state_dir: Path) -> Iterator[Entry]:
-    """Yield the tasks in the index, the latest first, reading no more than is asked for."""
+def latest_entries(state_dir: Path, containing: str = "") -> Iterator[Entry]:
+    """Yield the tasks in the index, the latest first, reading no more than is asked for.
+
+    Args:
+        state_dir: The state directory.
+        containing: Text that a field of each has to contain, whatever the case. That leaves out
+            most of the others, not all, and is many times faster than to look at each.
+    """
     try:
         state = open_state(state_dir)
     except FileNotFoundError:
         return
     try:
-        yield from _entries_backwards(state)
+        yield from _entries_backwards(state, containing)
     finally:
         os.close(state)
 
 
-def _entries_backwards(state: int) -> Iterator[Entry]:
+def _entries_backwards(state: int, containing: str = "") -> Iterator[Entry]:
+    # Another script may have an ASCII letter as its lower case, and is written as an escape.
+    wanted = containing.lower().encode() if containing.isascii() else b""
+    if not containing.isprintable() or any(mark in containing for mark in '"\\'):
+        wanted = b""
     try:
         file = open_file(state, INDEX)
     except FileNotFoundError:
         return
     try:
         for line in lines_backwards(file):
+            if wanted and wanted not in line.lower() and b"\\u" not in line:
+                continue
             data = decode_record(line)
             entry = None if data is None else Entry.from_dict(data)
             if entry is not None:

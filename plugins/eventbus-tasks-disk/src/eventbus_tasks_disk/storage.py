@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import stat
 import threading
 from collections.abc import Iterator
@@ -310,7 +309,7 @@ class TaskFolder:
             OSError: The file cannot be written.
         """
         self.check()
-        temporary = f".{self.stem}{suffix}.{secrets.token_hex(4)}"
+        temporary = f".{self.stem}{suffix}.{os.urandom(4).hex()}"
         descriptor = create_file(self._directory, temporary)
         try:
             yield descriptor
