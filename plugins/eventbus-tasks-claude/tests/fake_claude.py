@@ -14,6 +14,7 @@ A scenario is a list of steps, each one with one key:
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -175,6 +176,7 @@ class FakeClaude:
         self.directory = directory
         self.executable = directory / "claude"
         self._record = directory / "record.json"
+        self._scenarios = itertools.count(1)
         source = Path(__file__).read_text("utf-8")
         # -I and -S: what it records is what it was given, and it starts in 20 ms.
         self.executable.write_text(f"#!{sys.executable} -IS\n{source}", "utf-8")
@@ -182,7 +184,8 @@ class FakeClaude:
 
     def environment(self, *steps: Step) -> dict[str, str]:
         """Return the variables with which it plays these steps."""
-        scenario = self.directory / "scenario.json"
+        # Each its own: one that is being played is not changed by the next.
+        scenario = self.directory / f"scenario-{next(self._scenarios)}.json"
         scenario.write_text(json.dumps(steps), "utf-8")
         return {
             "PATH": f"{self.directory}{os.pathsep}{os.environ['PATH']}",
@@ -191,7 +194,10 @@ class FakeClaude:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What it was given: ``argv``, ``env``, ``cwd`` and ``stdin``, read to its end."""
+        """What it was given: ``argv``, ``env``, ``cwd`` and ``stdin``, read to its end.
+
+        Of several at the same time, what the last one was given that has begun to play.
+        """
         data: dict[str, Any] = json.loads(self._record.read_text("utf-8"))
         data["stdin"] = bytes.fromhex(data["stdin"])
         return data
@@ -222,7 +228,8 @@ def _play() -> int:
         "stdin": sys.stdin.buffer.read().hex(),
     }
     scenario = Path(os.environ["FAKE_CLAUDE"])
-    unfinished = scenario.with_name("record.part")
+    # Each process writes a file of its own: others may begin at the same time.
+    unfinished = scenario.with_name(f"record-{os.getpid()}.part")
     unfinished.write_text(json.dumps(given), "utf-8")
     unfinished.replace(scenario.with_name("record.json"))
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 @pytest.mark.parametrize(
     ("text", "heard"),
     [
-        ("\x1b[32m**Done**\x1b[0m: see `/srv/app/src/login.py`, 3f2a9bc1", "Done see login.py"),
+        ("\x1b[32m**Done**\x1b[0m: see `/srv/app/src/login.py`, 3f2a9bc1", "Done: see login.py"),
         ("-w evil.wav", "w evil.wav"),
         ("see [the docs](https://a.b/c) and https://d.e/f?g=h", "see the docs and"),
         ("550e8400-e29b-41d4-a716-446655440000 is done", "is done"),
@@ -25,6 +25,10 @@ from hypothesis import strategies as st
         ("# Title\n- one\n- two", "Title one two"),
         ("grüße an 世界", "grüße an 世界"),
         ("\u202egnp.exe\u202c", "gnp.exe"),
+        ("I ran `pytest`. It passed.", "I ran pytest. It passed."),
+        ("is it `x`? Yes, **it is**!", "is it x? Yes, it is!"),
+        ("reverted 3f2a9bc1, then fixed", "reverted, then fixed"),
+        ("` . ` and , , on", "and, on"),
         ("***", ""),
     ],
 )

@@ -34,7 +34,9 @@ _BETWEEN_WORDS: Final = re.compile(r"[_-]+")
 _HASH: Final = re.compile(r"\b(?:0x[0-9a-f]+|(?=[a-f]*[0-9])[0-9a-f]{7,})\b", re.IGNORECASE)
 _UUID: Final = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", re.IGNORECASE)
 _KEPT: Final = frozenset(" .,:;!?'’%&+")
-_STRAY: Final = re.compile(r"(?<!\S)[.,:;'’&+%]+(?!\S)|\s+(?=[,;:.!?](?:\s|$))")
+# A mark that belongs to the word before it, and was parted from it by what has been removed.
+_PARTED: Final = re.compile(r"(?<=\w)\s+(?=[.,:;!?]+(?:\s|$))")
+_STRAY: Final = re.compile(r"(?<!\S)[.,:;'’&+%]+(?!\S)")
 _REPEATED: Final = re.compile(r"([.,:;!?'’%&+])[.,:;!?'’%&+]+")
 _FIRST: Final = re.compile(r"^[\W_]+")
 
@@ -61,6 +63,7 @@ def speakable(text: str, limit: int = LONGEST_SENTENCE) -> str:
         text = "".join(char if _is_sayable(char) else " " for char in text)
     text = _HASH.sub(" ", text)
     text = " ".join(text.split())
+    text = _PARTED.sub("", text)
     text = _STRAY.sub("", text)
     text = _REPEATED.sub(r"\1", text)
     text = _FIRST.sub("", " ".join(text.split()))

@@ -49,7 +49,7 @@ class Directory:
         if not all(spoken) or len(set(spoken)) < len(spoken):
             raise ValueError("projects: each needs a spoken name of its own")
         self._engine = engine
-        self.projects = {name: Path(path) for name, path in projects.items()}
+        self.projects: dict[str, Path] = {name: Path(path) for name, path in projects.items()}
         self._by_path = {os.path.realpath(path): name for name, path in projects.items()}
         self._by_directory: dict[str, str] = {}  # so that a disk is asked once, not each time
         self.names: dict[str, str] = {}

@@ -87,7 +87,7 @@ class RealtimeTurns:
     """
 
     def __init__(self, *, automatic: bool = True) -> None:
-        self.playing = False
+        self.playing: bool = False
         self._automatic = automatic
         self._speaking = False
         # A response that we have asked for, or that the session will begin by itself.

@@ -88,7 +88,7 @@ class AssistantTools:
         self._patience = patience
         self._activities: dict[str, reports.Activity] = {}
         self._told: set[str] = set()
-        self.tools = tuple(
+        self.tools: tuple[Tool, ...] = tuple(
             Tool(name=name, description=text, parameters=schema, handler=getattr(self, name))
             for name, (text, schema) in declarations(tuple(projects), self._agents).items()
         )
