@@ -19,6 +19,9 @@ __all__ = ["MERGE_LIMIT", "Delivery", "Mailbox", "in_receiver"]
 MERGE_LIMIT: Final = 1024 * 1024
 """Bytes that merged output events may span: a receiver that reads one reads no more at once."""
 
+CROWDED: Final = 1000
+"""Waiting entries from which on output is merged over the other stream's, out of turn."""
+
 in_receiver: Final[ContextVar[bool]] = ContextVar("in_receiver", default=False)
 """Whether this context runs inside a receiver: a `wait` there must not wait for receivers."""
 
@@ -47,12 +50,14 @@ class Mailbox:
     """What one consumer has not had yet; adjoining output of a task becomes one entry.
 
     Memory is bounded by the number of tasks and of their lifecycle events, whatever they write:
-    output entries hold offsets, not bytes.
+    output entries hold offsets, not bytes. Two streams that take turns are merged each for
+    itself once the mailbox is crowded: their events then overlap in numbers, never in bytes.
     """
 
     def __init__(self) -> None:
         self._entries: deque[list[Any]] = deque()  # [event, delivery], mutable for merging
-        self._last: dict[str, list[Any]] = {}
+        # Of each task, the entry of each stream that later output may be merged into.
+        self._open: dict[str, dict[str, list[Any]]] = {}
         self._wakeup = anyio.Event()
         self.closed: bool = False
 
@@ -60,21 +65,21 @@ class Mailbox:
         return len(self._entries)
 
     def put(self, event: TaskEvent | Awaitable[Any], delivery: Delivery | None = None) -> None:
+        entry = [event, delivery]
         if isinstance(event, OutputReceived):
-            last = self._last.get(event.task.uid)
-            if last is not None and isinstance(last[0], OutputReceived):
+            streams = self._open.setdefault(event.task.uid, {})
+            last = streams.get(event.stream)
+            if last is not None:
                 previous = last[0]
-                if (
-                    previous.stream == event.stream
-                    and previous.end == event.start
-                    and event.end - previous.start <= MERGE_LIMIT
-                ):
+                if previous.end == event.start and event.end - previous.start <= MERGE_LIMIT:
                     last[0] = previous.merge(event)
                     return
-        entry = [event, delivery]
+            if len(self._entries) < CROWDED:
+                streams.clear()  # the events of both streams stay in their order
+            streams[event.stream] = entry
+        elif isinstance(event, TaskEvent):
+            self._open.pop(event.task.uid, None)
         self._entries.append(entry)
-        if isinstance(event, TaskEvent):
-            self._last[event.task.uid] = entry
         self._wakeup.set()
 
     def close(self) -> None:
@@ -88,8 +93,15 @@ class Mailbox:
                 return None
             self._wakeup = anyio.Event()
             await self._wakeup.wait()
+        return self._pop()
+
+    def _pop(self) -> tuple[Any, Delivery | None]:
         entry = self._entries.popleft()
         event = entry[0]
-        if isinstance(event, TaskEvent) and self._last.get(event.task.uid) is entry:
-            del self._last[event.task.uid]
+        if isinstance(event, OutputReceived):
+            streams = self._open.get(event.task.uid)
+            if streams is not None and streams.get(event.stream) is entry:
+                del streams[event.stream]
+                if not streams:
+                    del self._open[event.task.uid]
         return event, entry[1]

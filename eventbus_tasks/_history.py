@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import itertools
 from array import array
@@ -23,20 +24,30 @@ __all__ = ["LIMIT", "History", "Replay"]
 LIMIT: Final = 4096
 """Entries that are kept when older ones can be read from a journal."""
 
+MOST: Final = 65536
+"""Entries that are kept when they cannot: a task may run for months."""
+
+EXACT: Final = 8192
+"""Ranges of a run that are kept one by one at least; older ones are merged for good."""
+
 
 class _Run:
-    """Adjoining ranges of one stream: four numbers for each instead of an event."""
+    """Adjoining ranges of one stream: five numbers for each instead of an event."""
 
     def __init__(self, event: OutputReceived) -> None:
         self._first = event
-        self._numbers = array("q")  # seq
+        self._numbers = array("q")  # of the last event of each range
+        self._firsts = array("q")  # and of the first one
         self._ends = array("q")
         self._line_starts = array("q")
         self._times = array("d")
         self.add(event)
 
     def add(self, event: OutputReceived) -> None:
+        if len(self._numbers) >= 2 * EXACT:
+            self._merge_older()
         self._numbers.append(event.seq)
+        self._firsts.append(event.seq)
         self._ends.append(event.end)
         self._line_starts.append(event.line_start)
         self._times.append(event.at.timestamp())
@@ -53,25 +64,59 @@ class _Run:
     def last_number(self) -> int:
         return self._numbers[-1]
 
+    def _merge_older(self) -> None:
+        """Forget the numbers within older megabytes: what is left is enough to begin at them."""
+        kept: list[int] = []
+        start = self._first.start
+        for index in range(len(self._numbers) - EXACT):
+            full = self._ends[index] - start > MERGE_LIMIT
+            if full and index and (not kept or kept[-1] != index - 1):
+                kept.append(index - 1)
+                start = self._ends[index - 1]
+        kept.extend(range(len(self._numbers) - EXACT, len(self._numbers)))
+        # The first line of what is merged stays its first line.
+        firsts = [0, *(index + 1 for index in kept[:-1])]
+        self._line_starts = array("q", [self._line_starts[index] for index in firsts])
+        self._firsts = array("q", [self._firsts[index] for index in firsts])
+        self._numbers = array("q", [self._numbers[index] for index in kept])
+        self._ends = array("q", [self._ends[index] for index in kept])
+        self._times = array("d", [self._times[index] for index in kept])
+
     def between(self, after: int, up_to: int) -> Iterator[OutputReceived]:
-        """Yield the ranges with numbers over `after` and up to `up_to`, merged."""
+        """Yield the ranges with numbers over `after` and up to `up_to`, merged.
+
+        Raises:
+            HistoryUnavailableError: `after` is within what was merged for good.
+        """
         first = self._first
-        begin = max(0, after + 1 - self._numbers[0])
-        stop = min(len(self._numbers), up_to + 1 - self._numbers[0])
+        # Copies: the run may grow, and be merged, between two steps of the iteration.
+        begin = bisect.bisect_right(self._numbers, after)
+        stop = bisect.bisect_right(self._numbers, up_to)
+        numbers, ends = self._numbers[:stop], self._ends[:stop]
+        firsts, line_starts, times = (
+            self._firsts[:stop],
+            self._line_starts[:stop],
+            self._times[:stop],
+        )
+        if begin < stop and firsts[begin] <= after:
+            raise HistoryUnavailableError(
+                f"output up to event {numbers[begin]} is remembered in one piece only"
+            )
         while begin < stop:
-            start = self._ends[begin - 1] if begin else first.start
+            start = ends[begin - 1] if begin else first.start
             end = begin + 1
-            while end < stop and self._ends[end] - start <= MERGE_LIMIT:
+            while end < stop and ends[end] - start <= MERGE_LIMIT:
                 end += 1
+            number, first_number = numbers[end - 1], firsts[begin]
             yield OutputReceived(
                 task=first.task,
-                seq=self._numbers[end - 1],
-                at=datetime.fromtimestamp(self._times[end - 1], UTC),
+                seq=number,
+                at=datetime.fromtimestamp(times[end - 1], UTC),
                 stream=first.stream,
                 start=start,
-                end=self._ends[end - 1],
-                line_start=self._line_starts[begin],
-                first_seq=self._numbers[begin] if end - begin > 1 else 0,
+                end=ends[end - 1],
+                line_start=line_starts[begin],
+                first_seq=first_number if first_number != number else 0,
                 source=first.source,
             )
             begin = end
@@ -81,10 +126,10 @@ class History:
     """What was numbered so far.
 
     Args:
-        limit: Entries to keep; adjoining output is one. ``None`` for all.
+        limit: Entries to keep; adjoining output is one.
     """
 
-    def __init__(self, limit: int | None) -> None:
+    def __init__(self, limit: int = MOST) -> None:
         self._limit = limit
         self._entries: deque[TaskEvent | _Run] = deque()
         self.first_kept: int = 1
@@ -101,7 +146,7 @@ class History:
             self._entries.append(_Run(event))
         else:
             self._entries.append(event)
-        if self._limit is not None and len(self._entries) > self._limit:
+        if len(self._entries) > self._limit:
             dropped = self._entries.popleft()
             number = dropped.last_number if isinstance(dropped, _Run) else dropped.seq
             self.first_kept = number + 1

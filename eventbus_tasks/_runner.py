@@ -124,7 +124,7 @@ class TaskRun:
         self._queued: set[str] = set()  # what it had to wait for, and was told to wait for
         self._seq = 0
         self._journal: Journal | None = None
-        self._history = History(None)
+        self._history = History()
         self._persist_error: str | None = None
         self._hook_errors: list[str] = []
         self._policy = TerminationPolicy()

@@ -16,6 +16,7 @@ from eventbus_tasks import (
     OutputLine,
     OutputReceived,
     SignalSent,
+    Stream,
     Task,
     TaskCompleted,
     TaskEnded,
@@ -25,6 +26,7 @@ from eventbus_tasks import (
     event_from_dict,
     hookimpl,
 )
+from eventbus_tasks._delivery import Mailbox
 from eventbus_tasks._history import History
 
 from .conftest import GUARD, MemoryJournal, Stage
@@ -178,7 +180,7 @@ async def test_what_cannot_be_asked(stage: Stage) -> None:
 )
 def test_history(kinds: list[tuple[Any, int]], after: int, up_to: int, limit: int) -> None:
     """What is remembered of output covers the same numbers and bytes as the events did."""
-    history = History(None)
+    history = History()
     ends = {"stdout": 0, "stderr": 0}
     events: list[TaskEvent] = []
     for seq, (kind, size) in enumerate(kinds, 1):
@@ -210,3 +212,60 @@ def test_history(kinds: list[tuple[Any, int]], after: int, up_to: int, limit: in
         assert parts[-1].end == event.end  # type: ignore[attr-defined]
         assert event.end - event.start <= limit or len(parts) == 1
     assert covered == [event.seq for event in wanted]
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=120), st.integers(0, 130))
+def test_history_of_a_long_run(sizes: list[int], after: int) -> None:
+    """Of a run that never ends, older numbers are merged for good; what is told is right."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_history, "MERGE_LIMIT", 100)
+        patch.setattr(_history, "EXACT", 8)
+        history = History()
+        ends = [0]
+        for seq, size in enumerate(sizes, 1):
+            start = ends[-1]
+            ends.append(start + size)
+            history.add(
+                OutputReceived(
+                    seq=seq, stream="stdout", start=start, end=ends[-1], line_start=start
+                )
+            )
+        try:
+            found = list(history.between(after, len(sizes)))
+        except HistoryUnavailableError:
+            assert 0 < after < len(sizes) - 8
+            return
+    number, end = min(after, len(sizes)), ends[min(after, len(sizes))]
+    for event in found:
+        assert isinstance(event, OutputReceived)
+        assert (event.first_seq or event.seq) == number + 1
+        assert (event.start, event.line_start) == (end, end)
+        assert event.end == ends[event.seq]
+        number, end = event.seq, event.end
+    assert number == len(sizes)
+
+
+async def test_two_streams_in_a_crowded_mailbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However two streams take turns, what waits for a slow consumer is a few entries."""
+    monkeypatch.setattr("eventbus_tasks._delivery.CROWDED", 10)
+    mailbox = Mailbox()
+    streams: tuple[Stream, Stream] = ("stdout", "stderr")
+    for number in range(1000):
+        for stream in streams:
+            mailbox.put(
+                OutputReceived(
+                    seq=number, stream=stream, start=number, end=number + 1, line_start=0
+                )
+            )
+    mailbox.put(SignalSent(seq=2000, signal=15, pids=()))
+    mailbox.close()
+    assert len(mailbox) <= 13
+    ends = {"stdout": 0, "stderr": 0}
+    last: Any = None
+    while (entry := await mailbox.get()) is not None:
+        last = entry[0]
+        if isinstance(last, OutputReceived):
+            assert last.start == ends[last.stream]
+            ends[last.stream] = last.end
+    assert ends == {"stdout": 1000, "stderr": 1000}
+    assert isinstance(last, SignalSent)

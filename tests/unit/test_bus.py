@@ -404,10 +404,7 @@ def test_merging_loses_and_doubles_nothing(script: list[tuple[str, int, bool]]) 
     sizes = (1, 1000, MERGE_LIMIT // 2, MERGE_LIMIT)
 
     def take() -> None:
-        entry = mailbox._entries.popleft()
-        if mailbox._last.get(entry[0].task.uid) is entry:
-            del mailbox._last[entry[0].task.uid]
-        got.append(entry[0])
+        got.append(mailbox._pop()[0])
 
     for kind, size, other in script:
         task = OTHER if other else REF
