@@ -185,7 +185,7 @@ class Replay:
         *,
         after: int,
     ) -> None:
-        self.up_to = history.last
+        self.up_to: int = history.last
         self._after = after
         self._journal = journal
         self._output = output
