@@ -13,10 +13,11 @@ from eventbus_tasks._process import wire
 from eventbus_tasks._process.family import read_process
 from eventbus_tasks._process.visit import Place, make_place
 from eventbus_tasks.outcome import Reason
-from eventbus_tasks.policies import Journal, LogFiles, OutputStore, TerminationPolicy
+from eventbus_tasks.policies import Journal, LogFiles, OutputStore, Stdin, TerminationPolicy
 from eventbus_tasks.request import Command, TaskRequest
 
 if TYPE_CHECKING:
+    from eventbus_tasks._input import TaskInput
     from eventbus_tasks.task import Task
 
 __all__ = [
@@ -148,8 +149,16 @@ def close_quietly(journal: Journal) -> None:
         redeliver(error)
 
 
-def open_stdin(data: bytes | None) -> int:
-    """Return a descriptor for standard input that needs no writer and comes to an end."""
+def open_stdin(data: Stdin, writer: TaskInput) -> int:
+    """Return a descriptor for standard input, and give its other end to the writer.
+
+    Unless it is to stay open, it needs no writer and comes to an end.
+    """
+    if data == "open":
+        theirs, ours = os.pipe2(os.O_CLOEXEC)
+        writer.open(ours)
+        return theirs
+    writer.shut("it was not asked for (stdin='open')")
     if data is None:
         return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     descriptor = os.memfd_create("stdin", os.MFD_CLOEXEC)

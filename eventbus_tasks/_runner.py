@@ -328,7 +328,7 @@ class TaskRun:
         )
         self._argv = tuple(command.argv)
         self._output.interpreter = command.interpreter
-        stdin = open_stdin(command.stdin)
+        stdin = open_stdin(command.stdin, self.task._input)
         try:
             self._link = warden.launch(
                 spec,
@@ -498,6 +498,7 @@ class TaskRun:
     def _release(self) -> None:
         self._admittance.release()
         self._release_place()
+        self.task._input.shut("the task has ended")
         if self._link is not None:
             self._link.close()
 

@@ -39,7 +39,7 @@ from eventbus_tasks.errors import (
 from eventbus_tasks.events import TaskEvent
 from eventbus_tasks.outcome import Outcome, Reason
 from eventbus_tasks.plugins import PluginHost, PluginReport
-from eventbus_tasks.policies import TerminationPolicy, WhenBusy
+from eventbus_tasks.policies import Stdin, TerminationPolicy, WhenBusy
 from eventbus_tasks.request import NO_TASK, TaskRef, TaskRequest
 from eventbus_tasks.settings import Settings
 from eventbus_tasks.signals import EventStream, TaskSignals
@@ -315,7 +315,7 @@ class TaskEngine:
         agent: str | None = None,
         argv: Iterable[str] = (),
         env: Mapping[str, str] | None = None,
-        stdin: bytes | None = None,
+        stdin: Stdin = None,
         timeout: float | None = None,
         policy: TerminationPolicy | None = None,
         when_busy: WhenBusy | None = None,
@@ -331,7 +331,7 @@ class TaskEngine:
             agent: Which agent; ``"command"`` when `argv` is given, else the one of the settings.
             argv: Program and arguments, for the agent ``"command"``.
             env: Variables on top of the host's environment.
-            stdin: Bytes for standard input of a plain command.
+            stdin: Bytes for standard input of a plain command, or ``"open"`` for `Task.send`.
             timeout: Seconds the task may run in all.
             policy: How to stop it, instead of what plugins say.
             when_busy: What to do when another task, of any process, works in the directory:

@@ -10,6 +10,7 @@ The tree::
     ├── TaskNotFoundError (LookupError)         no such task
     ├── TaskActiveError                         the task must have ended first
     ├── HistoryUnavailableError                 earlier events cannot be read
+    ├── InputClosedError                        the standard input of a task takes nothing
     ├── OutputUnavailableError                  the bytes are not within reach
     ├── SettingsError (ValueError)              a settings file, variable or argument is wrong
     ├── UnsupportedPlatformError                this operating system is not supported
@@ -29,6 +30,7 @@ __all__ = [
     "EngineClosedError",
     "EventbusTasksError",
     "HistoryUnavailableError",
+    "InputClosedError",
     "InvalidRequestError",
     "OutputUnavailableError",
     "PluginError",
@@ -60,6 +62,21 @@ class InvalidRequestError(EventbusTasksError, ValueError):
 
     def __str__(self) -> str:
         return f"{self.field}: {self.problem}"
+
+
+class InputClosedError(EventbusTasksError):
+    """The standard input of a task takes nothing (any more); what was sent before may be unread.
+
+    Attributes:
+        why: Why not.
+    """
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"the standard input of the task is not open: {self.why}"
 
 
 class UnknownAgentError(EventbusTasksError, LookupError):

@@ -30,6 +30,7 @@ __all__ = [
     "ReadableJournal",
     "Scope",
     "StderrMode",
+    "Stdin",
     "Step",
     "Stream",
     "TerminationPolicy",
@@ -44,6 +45,7 @@ Scope = Literal["leader", "group", "tree"]
 AfterExit = Literal["kill", "leave"]
 OnHostDeath = Literal["kill", "detach"]
 KeepOutput = Literal["stop", "tail"]
+Stdin = bytes | Literal["open"] | None
 
 
 def _check_seconds(name: str, value: float) -> None:

@@ -15,6 +15,7 @@ from eventbus_tasks.policies import (
     Capture,
     OutputInterpreter,
     StderrMode,
+    Stdin,
     TerminationPolicy,
     WhenBusy,
 )
@@ -70,7 +71,8 @@ class TaskRequest:
         prompt: What the agent is told; never becomes a command-line argument.
         argv: The command, for the agent ``"command"``.
         env: Variables on top of the host's environment. Never written to disk.
-        stdin: Bytes for standard input of a plain command (nothing: ``/dev/null``).
+        stdin: Bytes for standard input of a plain command, of any size; ``"open"`` for
+            `Task.send` and `Task.close_input`; nothing: ``/dev/null``.
         timeout: Seconds the task may run in all; overrides the policy's.
         policy: How to stop it; overrides what plugins say.
         when_busy: What to do when another task works in the directory: ``"reject"``,
@@ -84,7 +86,7 @@ class TaskRequest:
     prompt: str = ""
     argv: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
-    stdin: bytes | None = field(default=None, repr=False, compare=False)
+    stdin: Stdin = field(default=None, repr=False, compare=False)
     timeout: float | None = None
     policy: TerminationPolicy | None = None
     when_busy: WhenBusy | None = None
@@ -106,8 +108,7 @@ class TaskRequest:
             raise InvalidRequestError("prompt", "must not contain a NUL character")
         if self.timeout is not None and not _is_duration(self.timeout):
             raise InvalidRequestError("timeout", "must be a finite number of seconds >= 0")
-        if self.stdin is not None and not isinstance(self.stdin, bytes):
-            raise InvalidRequestError("stdin", f"must be bytes, not {type(self.stdin).__name__}")
+        _check_stdin(self.stdin)
         if self.policy is not None and not isinstance(self.policy, TerminationPolicy):
             raise InvalidRequestError("policy", f"must be a TerminationPolicy, not {self.policy!r}")
         if self.when_busy not in (None, *get_args(WhenBusy)):
@@ -167,7 +168,8 @@ class Command:
         argv: Program and arguments. A program without a slash is searched in `env`'s ``PATH``.
         cwd: The working directory, or ``None`` for the project directory.
         env: The whole environment, or ``None`` for the host's own.
-        stdin: Bytes for standard input, of any size, or ``None`` for ``/dev/null``.
+        stdin: Bytes for standard input, of any size; ``"open"`` for `Task.send` and
+            `Task.close_input`; or ``None`` for ``/dev/null``.
         capture: ``"pipe"``, or ``"file"`` when the program loses output on pipes: then its
             standard output *is* the log file.
         stderr: ``"merge"`` into standard output, or ``"separate"``.
@@ -177,7 +179,7 @@ class Command:
     argv: tuple[str, ...]
     cwd: Path | None = None
     env: Mapping[str, str] | None = field(default=None, repr=False)
-    stdin: bytes | None = field(default=None, repr=False)
+    stdin: Stdin = field(default=None, repr=False)
     capture: Capture = "pipe"
     stderr: StderrMode = "merge"
     interpreter: OutputInterpreter | None = None
@@ -199,13 +201,18 @@ class Command:
             raise InvalidRequestError(
                 "stderr", f"must be 'merge' or 'separate', not {self.stderr!r}"
             )
-        if self.stdin is not None and not isinstance(self.stdin, bytes):
-            raise InvalidRequestError("stdin", f"must be bytes, not {type(self.stdin).__name__}")
+        _check_stdin(self.stdin)
         if self.cwd is not None and not isinstance(self.cwd, Path):
             raise InvalidRequestError("cwd", f"must be a Path, not {self.cwd!r}")
         if self.interpreter is not None and not isinstance(self.interpreter, OutputInterpreter):
             problem = f"must have interpret() and verdict(), not be {self.interpreter!r}"
             raise InvalidRequestError("interpreter", problem)
+
+
+def _check_stdin(value: object) -> None:
+    if value is not None and value != "open" and not isinstance(value, bytes):
+        shown = repr(value) if isinstance(value, str) else type(value).__name__
+        raise InvalidRequestError("stdin", f"must be bytes or 'open', not {shown}")
 
 
 def _is_duration(value: object) -> bool:

@@ -9,6 +9,7 @@ import anyio
 import anyio.lowlevel
 
 from eventbus_tasks._delivery import in_receiver
+from eventbus_tasks._input import TaskInput
 from eventbus_tasks.lifecycle import Input, LifeState, step
 from eventbus_tasks.lines import LogLine, LogLines
 from eventbus_tasks.outcome import Outcome, Reason, TaskStatus
@@ -66,6 +67,7 @@ class Task:
         self.pid: int | None = None
         self._control = control
         self._life = LifeState()
+        self._input = TaskInput()
         self._outcome: Outcome | None = None
         self._return_code: int | None = None
         self._settled = anyio.Event()  # the outcome is fixed
@@ -174,6 +176,30 @@ class Task:
                 await output._wait_for_more()
         for line in lines.finish() if lines is not None else ():
             yield line
+
+    async def send(self, data: bytes) -> None:
+        """Write bytes to the standard input of a task that has it open (``stdin="open"``).
+
+        Waits until the task has been started, and then until the kernel has taken every byte: a
+        program that does not read makes its senders wait (a pipe holds 64 KiB). Overlapping
+        calls are carried out one after the other, never mixed.
+
+        Raises:
+            InputClosedError: It was not opened, was closed, the task has ended, or nobody reads.
+
+        Cancellation: ends the waiting; a part of the bytes may have been written.
+        """
+        await self._input.send(data)
+
+    async def close_input(self) -> None:
+        """Let the task read the end of its standard input, behind everything that was sent.
+
+        Does nothing where it is closed already, or was never open. It is closed by itself when
+        the task or its engine ends.
+
+        Cancellation: leaves it open if others are still sending.
+        """
+        await self._input.close()
 
     def cancel_nowait(self, *, now: bool = False) -> bool:
         """Begin to end the task, and return at once.

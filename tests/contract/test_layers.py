@@ -18,6 +18,7 @@ LAYERS: Final[tuple[frozenset[str], ...]] = (
     # Plain values and small tools: no task, no plugin, no event loop of their own.
     frozenset(
         {
+            "_input",
             "_native",
             "_threads",
             "agents",
