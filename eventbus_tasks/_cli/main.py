@@ -30,6 +30,7 @@ _ELSEWHERE: Final = {
     "ls": "eventbus-tasks-disk",
     "show": "eventbus-tasks-disk",
     "logs": "eventbus-tasks-disk",
+    "gc": "eventbus-tasks-disk",
 }
 
 _EPILOG: Final = """\

@@ -42,10 +42,11 @@ def ebt_register_settings(register: Callable[[str, type], None]) -> None:
 def ebt_register_commands(
     register: Callable[[str, str, Callable[[argparse.ArgumentParser], Any]], None],
 ) -> None:
-    """Add ``ebt ls``, ``ebt show`` and ``ebt logs``."""
+    """Add ``ebt ls``, ``ebt show``, ``ebt logs`` and ``ebt gc``."""
     register("ls", "list tasks, also of other processes and earlier days", _configure_ls)
     register("show", "show what is known about a task", _configure_show)
     register("logs", "print the output of a task", _configure_logs)
+    register("gc", "remove the files of old tasks", _configure_gc)
 
 
 @hookimpl
@@ -58,20 +59,28 @@ def ebt_engine_started(engine: TaskEngine) -> None:
     ids.add_engine(engine)
     # Not awaited by anybody: it can be interrupted at any moment, and whoever comes next goes on.
     threading.Thread(
-        target=_recover,
-        args=(engine.settings.state_dir,),
+        target=_look_after,
+        args=(engine.settings.state_dir, engine.settings.table(DiskSettings)),
         name="eventbus-tasks recovery",
         daemon=True,
     ).start()
 
 
-def _recover(state_dir: Path) -> None:
+def _look_after(state_dir: Path, given: DiskSettings) -> None:
+    from eventbus_tasks import Settings
+    from eventbus_tasks_disk.gc import Limits, collect
     from eventbus_tasks_disk.recovery import recover_all
 
     try:
         recover_all(state_dir)
+        # What the program has decided counts; what the user has, is not in the engine's settings.
+        read = Settings.load(tables={"disk": DiskSettings}).table(DiskSettings)
+        if limits := Limits.of(given) or Limits.of(read):
+            collect(state_dir, limits)
     except Exception:
-        logging.getLogger("eventbus_tasks").exception("tasks of dead hosts were not recovered")
+        logging.getLogger("eventbus_tasks").exception(
+            "tasks of earlier hosts were not looked after"
+        )
 
 
 @hookimpl
@@ -132,6 +141,12 @@ def _configure_show(parser: argparse.ArgumentParser) -> None:
     from eventbus_tasks_disk import commands
 
     commands.configure_show(parser)
+
+
+def _configure_gc(parser: argparse.ArgumentParser) -> None:
+    from eventbus_tasks_disk.gc import configure_gc
+
+    configure_gc(parser)
 
 
 def _configure_logs(parser: argparse.ArgumentParser) -> None:

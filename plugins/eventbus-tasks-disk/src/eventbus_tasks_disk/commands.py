@@ -41,6 +41,7 @@ __all__ = [
     "configure_show",
     "find_entry",
     "find_or_complain",
+    "guarded",
     "recover",
 ]
 
@@ -70,7 +71,7 @@ def configure_ls(parser: argparse.ArgumentParser) -> None:
         help=f"the latest N tasks (default: {_DEFAULT_ROWS}; 0 for all)",
     )
     parser.add_argument("--json", action="store_true", help="one JSON array")
-    parser.set_defaults(run=partial(_guarded, run_ls))
+    parser.set_defaults(run=partial(guarded, run_ls))
 
 
 def configure_show(parser: argparse.ArgumentParser) -> None:
@@ -78,7 +79,7 @@ def configure_show(parser: argparse.ArgumentParser) -> None:
     parser.description = SHOW_HELP
     add_task_argument(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object")
-    parser.set_defaults(run=partial(_guarded, run_show))
+    parser.set_defaults(run=partial(guarded, run_show))
 
 
 def configure_logs(parser: argparse.ArgumentParser) -> None:
@@ -101,7 +102,7 @@ def configure_logs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-n", "--lines", metavar="N", type=_count, default=None, help="begin with the last N lines"
     )
-    parser.set_defaults(run=partial(_guarded, _run_logs))
+    parser.set_defaults(run=partial(guarded, _run_logs))
 
 
 def _run_logs(arguments: argparse.Namespace) -> int:
@@ -110,7 +111,7 @@ def _run_logs(arguments: argparse.Namespace) -> int:
     return run_logs(arguments)
 
 
-def _guarded(function: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
+def guarded(function: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
     """Run a command; where a file or directory is in the way, say so in one line."""
     try:
         return function(arguments)

@@ -7,10 +7,11 @@ truth. Whoever reads gets along with lines that are torn, and with files that ar
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +25,7 @@ from eventbus_tasks_disk.records import (
 from eventbus_tasks_disk.storage import (
     END_RECORD,
     JOURNAL,
+    create_file,
     make_private_path,
     open_directory,
     open_file,
@@ -43,6 +45,7 @@ __all__ = [
     "index_numbers",
     "latest_entries",
     "open_state",
+    "remove_from_index",
     "summarize",
 ]
 
@@ -200,8 +203,7 @@ def add_to_index(state_dir: Path, entry: Entry) -> None:
     """
     directory = open_state(state_dir, make=True)
     try:
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-        file = os.open(INDEX, flags, 0o600, dir_fd=directory)
+        file = _lock_index(directory, fcntl.LOCK_SH)
     finally:
         os.close(directory)
     try:
@@ -214,6 +216,49 @@ def add_to_index(state_dir: Path, entry: Entry) -> None:
         if written < len(line):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(state_dir))
     finally:
+        os.close(file)
+
+
+def remove_from_index(state_dir: Path, uids: Collection[str]) -> None:
+    """Take tasks out of the index: at every moment it is whole, with all of them or with none.
+
+    Raises:
+        OSError: It cannot be written; nothing has changed then.
+    """
+    directory = open_state(state_dir, make=True)
+    temporary = f".{INDEX}"
+    try:
+        old = _lock_index(directory, fcntl.LOCK_EX)
+        try:
+            with contextlib.suppress(FileNotFoundError):  # of one that was interrupted
+                os.unlink(temporary, dir_fd=directory)
+            with open(create_file(directory, temporary), "wb") as new:
+                for record in records_forwards(old):
+                    if record is not None and record.get("uid") not in uids:
+                        new.write(encode_record(record))
+                new.flush()
+                os.fsync(new.fileno())
+            os.rename(temporary, INDEX, src_dir_fd=directory, dst_dir_fd=directory)
+        finally:
+            os.close(old)
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _lock_index(directory: int, mode: int) -> int:
+    """Open the index for appending; whoever replaces it waits for those who append, and they wait.
+
+    Raises:
+        OSError: It cannot be opened.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    while True:
+        file = os.open(INDEX, flags, 0o600, dir_fd=directory)
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(file, mode)
+        if os.fstat(file).st_nlink:  # it was not replaced while we waited
+            return file
         os.close(file)
 
 

@@ -17,6 +17,9 @@ class DiskSettings:
         markdown: Whether a readable file is written when a task has ended.
         markdown_limit: Bytes of each text that the readable file shows; of a longer one it shows
             the beginning and the end, and says what is left out. 0 shows everything.
+        keep_days: Days for which ended tasks are kept; 0: for ever.
+        keep_tasks: How many of the latest ended tasks are kept; 0: all.
+        keep_bytes: Bytes on disk that ended tasks may have in all; 0: any number.
     """
 
     enabled: bool = True
@@ -24,6 +27,10 @@ class DiskSettings:
     directory: str = field(default=".claude-tasks", metadata={"user_only": True})
     markdown: bool = True
     markdown_limit: int = 64 * 1024 * 1024
+    # What is removed concerns all projects of a user, so none of them may decide it.
+    keep_days: float = field(default=0.0, metadata={"user_only": True})
+    keep_tasks: int = field(default=0, metadata={"user_only": True})
+    keep_bytes: int = field(default=0, metadata={"user_only": True})
 
     def __post_init__(self) -> None:
         """Refuse what is not the name of a directory in the project.
@@ -37,8 +44,9 @@ class DiskSettings:
 
             problem = f"must be the name of a directory in the project, not {name!r}"
             raise SettingsError("settings", "disk.directory", problem)
-        if self.markdown_limit < 0:
-            from eventbus_tasks.errors import SettingsError
+        for key in ("markdown_limit", "keep_days", "keep_tasks", "keep_bytes"):
+            if getattr(self, key) < 0:
+                from eventbus_tasks.errors import SettingsError
 
-            problem = f"must be a number of bytes, or 0 for no limit, not {self.markdown_limit}"
-            raise SettingsError("settings", "disk.markdown_limit", problem)
+                problem = f"must not be negative (0: no limit), not {getattr(self, key)}"
+                raise SettingsError("settings", f"disk.{key}", problem)

@@ -21,6 +21,7 @@ __all__ = [
     "JOURNAL",
     "LOGS",
     "MARKDOWN",
+    "SUFFIXES",
     "TaskFolder",
     "create_file",
     "make_private_path",
@@ -34,7 +35,8 @@ END_RECORD: Final = ".end.json"
 MARKDOWN: Final = "-output.md"
 LOGS: Final = {"stdout": ".stdout.log", "stderr": ".stderr.log"}
 
-_SUFFIXES: Final = (JOURNAL, *LOGS.values(), END_RECORD, MARKDOWN)
+SUFFIXES: Final = (JOURNAL, *LOGS.values(), END_RECORD, MARKDOWN)
+"""How the names of all files of a task end."""
 _DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -211,7 +213,7 @@ class TaskFolder:
         try:
             _keep_out_of_git(descriptor)
             for stem in (f"task-{task_id}", f"task-{task_id}-{uid[:8]}", f"task-{task_id}-{uid}"):
-                if any(_is_taken(descriptor, stem + suffix) for suffix in _SUFFIXES):
+                if any(_is_taken(descriptor, stem + suffix) for suffix in SUFFIXES):
                     continue
                 try:
                     file = create_file(descriptor, stem + first, flags)
