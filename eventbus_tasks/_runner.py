@@ -64,9 +64,6 @@ __all__ = ["Services", "TaskRun"]
 
 logger: Final[logging.Logger] = logging.getLogger("eventbus_tasks")
 
-RETAINED_LOGS: Final = 128
-"""Ended tasks of an engine whose unnamed logs are kept whole."""
-
 _TERMINAL: Final[Mapping[TaskStatus, type[events.TaskEnded]]] = {
     TaskStatus.COMPLETED: events.TaskCompleted,
     TaskStatus.FAILED: events.TaskFailed,
@@ -98,7 +95,7 @@ class Services:
         Each unnamed log that is kept whole costs a descriptor.
         """
         self._retained.append(task)
-        if len(self._retained) > RETAINED_LOGS:
+        if len(self._retained) > self.settings.retained_logs:
             self._retained.popleft().output.shorten()
 
     def forget(self, task: Task) -> None:

@@ -68,6 +68,8 @@ class Settings:
         receiver_deadline: Seconds that async receivers of a terminal event may take before
             those who wait for the task go on.
         overrun_after: Seconds after which a sync receiver is named for blocking the loop.
+        retained_logs: Ended tasks of one engine whose unnamed logs are kept whole; each of them
+            costs a descriptor. Of older tasks the last 64 KiB are kept.
         disable_plugins: Names of plugins that are not loaded.
         plugins: Names of the only plugins that are loaded; ``None`` for all.
         plugin_order: Names of plugins that are asked first, in this order.
@@ -84,6 +86,7 @@ class Settings:
     journal_deadline: float = field(default=30.0, metadata=_USER_ONLY)
     receiver_deadline: float = field(default=5.0, metadata=_USER_ONLY)
     overrun_after: float = field(default=0.25, metadata=_USER_ONLY)
+    retained_logs: int = field(default=128, metadata={**_USER_ONLY, "minimum": 0})
     disable_plugins: tuple[str, ...] = field(default=(), metadata=_USER_ONLY)
     plugins: tuple[str, ...] | None = field(default=None, metadata=_USER_ONLY)
     plugin_order: tuple[str, ...] = field(default=(), metadata=_USER_ONLY)
