@@ -191,7 +191,8 @@ class Bus:
         if receiver is None:
             return
         result = self._guarded(f"receiver {subscription.where}", event, receiver, event)
-        self._take_result(subscription, result)
+        if result is not None:
+            self._take_result(subscription, result)
 
     def _call_all(self, subscriptions: list[Subscription], lines: Iterable[OutputLine]) -> None:
         """Do what `_call` does, at the price of lines: a task may write a million of them."""
@@ -255,7 +256,7 @@ class Bus:
         for receiver in tuple(signal.receivers_for(task)):
             where = f"blinker receiver {describe_callable(receiver)}"
             result = self._guarded(where, event, receiver, task, event=event)
-            if inspect.isawaitable(result) and self.start_worker is not None:
+            if result is not None and inspect.isawaitable(result) and self.start_worker is not None:
                 self.start_worker(functools.partial(self._await_guarded, where, event, result))
 
     def _guarded(

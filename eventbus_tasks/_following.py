@@ -83,9 +83,9 @@ class OutputFollower:
             found = cursor.advance(_CHUNK if wanted else _SKIP, size, read=wanted)
             if found is None:
                 continue
-            start, end, line_start = found
+            start, end, line_start, cut = found
             more |= end < size
-            self._emit_range(cursor.stream, start, end, line_start)
+            self._emit_range(cursor.stream, start, end, line_start, last=cut)
             if self.interpreter is not None:
                 self._interpret(cursor.stream, self._task.output.read(start, end, cursor.stream))
             self._task.output.grown()

@@ -229,7 +229,8 @@ class OutputReceived(TaskEvent):
         start: Offset of the first byte.
         end: Offset behind the last byte.
         line_start: Offset of the beginning of the line that `start` is part of.
-        last: The stream has ended; `lines` includes a last line without a line ending.
+        last: Nothing follows on this line: the stream has ended, or what followed was lost.
+            `lines` includes it, without a line ending.
         first_seq: Number of the first event that was merged into this one.
     """
 

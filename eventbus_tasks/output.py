@@ -347,11 +347,15 @@ class StreamCursor:
             size: What `available` said, before the messages that explain it were taken.
 
         Returns:
-            ``(start, end, line_start)`` of the new range, or ``None`` if there is nothing new.
+            ``(start, end, line_start, cut)`` of the new range, or ``None`` if there is nothing
+            new. One that is `cut` is empty: what followed on its line was lost.
         """
         for start, end in tuple(self._gaps):
             if start <= self.position < end:
-                self.position = end
+                cut, line_start = self.position, self.line_start
+                self.position = self.line_start = end
+                if line_start < cut:
+                    return cut, cut, line_start, True
             if end <= self.position:
                 self._gaps.remove((start, end))
         end = min(size, self.position + limit, *(start for start, _ in self._gaps))
@@ -365,7 +369,7 @@ class StreamCursor:
             if found >= 0:
                 self.line_start = start + found + 1
         self._find_line_start(end if read else start)
-        return start, end, line_start
+        return start, end, line_start, False
 
     def _find_line_start(self, start: int) -> None:
         """Find the beginning of the last, incomplete line by looking backwards from the end."""

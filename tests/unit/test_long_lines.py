@@ -139,7 +139,7 @@ def _events(data: bytes, cuts: list[int]) -> list[OutputReceived]:
     events = []
     for size in [*sorted(cut % (len(data) + 1) for cut in cuts), len(data)]:
         while (found := cursor.advance(SMALL * 2, size)) is not None:
-            start, end, line_start = found
+            start, end, line_start, _ = found
             events.append(
                 OutputReceived(
                     stream="stdout", start=start, end=end, line_start=line_start, source=output

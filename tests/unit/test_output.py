@@ -14,7 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventbus_tasks import LogFiles, OutputUnavailableError, TaskOutput, decode_line, output
+from eventbus_tasks import (
+    LogFiles,
+    OutputReceived,
+    OutputUnavailableError,
+    TaskOutput,
+    decode_line,
+    output,
+)
 from eventbus_tasks.output import RING_BYTES, RING_LINES, StreamCursor
 from eventbus_tasks.testing.strategies import output_bytes
 
@@ -174,8 +181,8 @@ def test_cursor_leaves_out_gaps(size: int, gaps: list[tuple[int, int]], limit: i
             cursor.add_gap(start, end)
         covered: list[int] = []
         while (found := cursor.advance(limit, size)) is not None:
-            start, end, _ = found
-            assert 0 < end - start <= limit
+            start, end, line_start, cut = found
+            assert 0 < end - start <= limit or (cut and start == end > line_start)
             covered += range(start, end)
         lost = {offset for start, end in taken for offset in range(start, end)}
         assert covered == [offset for offset in range(size) if offset not in lost]
@@ -250,3 +257,22 @@ def test_other_threads_read_while_the_log_is_closed() -> None:
             for descriptor in taken:
                 os.close(descriptor)
     assert not wrong
+
+
+def test_a_gap_ends_a_line() -> None:
+    """Lost bytes end the line that they were part of: no zeros are made lines of, or read."""
+    with kept(b"") as (made, _):
+        descriptor = made._log("stdout").descriptor
+        assert descriptor is not None
+        os.pwrite(descriptor, b"one\ntw", 0)
+        os.pwrite(descriptor, b"o\nthree\n", 1 << 30)
+        cursor = StreamCursor(made, "stdout")
+        cursor.add_gap(6, 1 << 30)
+        lines: list[str] = []
+        while (found := cursor.advance(1 << 20, (1 << 30) + 8)) is not None:
+            start, end, line_start, cut = found
+            event = OutputReceived(
+                stream="stdout", start=start, end=end, line_start=line_start, last=cut, source=made
+            )
+            lines += event.lines
+        assert lines == ["one", "tw", "o", "three"]
