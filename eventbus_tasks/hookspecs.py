@@ -18,11 +18,13 @@ import pluggy
 if TYPE_CHECKING:
     import argparse
 
+    from eventbus_tasks.agents import AgentHealth
     from eventbus_tasks.engine import TaskEngine
     from eventbus_tasks.events import TaskEvent
     from eventbus_tasks.policies import Journal, OutputStore, TerminationPolicy
     from eventbus_tasks.request import Command
     from eventbus_tasks.running import TaskRecord
+    from eventbus_tasks.settings import Settings
     from eventbus_tasks.task import Task
 
 __all__ = ["PROJECT", "hookimpl"]
@@ -92,6 +94,16 @@ def ebt_task_records() -> Iterable[TaskRecord] | None:
 
     Asked by commands of ``ebt`` that are given a task which does not run any more. They stop
     reading as soon as they know enough, so yield instead of collecting.
+    """
+
+
+@hookspec(firstresult=True)
+def ebt_check_agent(agent: str, settings: Settings) -> AgentHealth | None:
+    """Say whether an agent can work on this machine, or ``None`` if it is not yours.
+
+    Asked by ``ebt agents`` and the like, in a thread of its own, at most 30 s. Look for the
+    program, its version and a login; never ask a model, which could cost money. See
+    `eventbus_tasks.agents.check_program`.
     """
 
 

@@ -12,6 +12,7 @@ import difflib
 import functools
 import inspect
 import logging
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -29,6 +30,7 @@ from eventbus_tasks.settings import Settings
 if TYPE_CHECKING:
     import argparse
 
+    from eventbus_tasks.agents import AgentHealth
     from eventbus_tasks.running import TaskRecord
 
 __all__ = ["CommandContribution", "Failure", "PluginHost", "PluginReport"]
@@ -37,6 +39,9 @@ logger: Final[logging.Logger] = logging.getLogger("eventbus_tasks")
 
 # Reports a failed hook: (where, what, overran).
 Failure = Callable[[str, str, bool], None]
+
+CHECK_DEADLINE: Final = 30.0
+"""Seconds for a plugin to say whether its agent can work."""
 
 _CONTRIBUTING: Final = (
     "ebt_register_agents",
@@ -277,6 +282,49 @@ class PluginHost:
         self.agents.update(agents)
         self.tables.update(tables)
         self.commands.update(commands)
+
+    def check_agents(self, settings: Settings | None = None) -> tuple[AgentHealth, ...]:
+        """Ask the plugins whether their agents can work, all at once; blocks, up to 30 s.
+
+        Nobody's model is asked. An agent whose plugin does not say is left out, and one whose
+        plugin fails has that as its problem.
+
+        Args:
+            settings: With the tables of the plugins; the user's own by default.
+
+        Returns:
+            One for each agent, by name.
+
+        Raises:
+            SettingsError: The user's settings are wrong.
+        """
+        from eventbus_tasks.agents import AgentHealth
+
+        known = settings or Settings.load(tables=self.tables)
+        names = sorted(self.agents)
+        found: dict[str, AgentHealth | None] = {}
+
+        def check(agent: str) -> None:
+            arguments = {"agent": agent, "settings": known}
+            for implementation in self._implementations("ebt_check_agent"):
+                try:
+                    call = functools.partial(_call, implementation, arguments)
+                    answer = call_with_deadline(call, CHECK_DEADLINE)
+                    if answer is not None and not isinstance(answer, AgentHealth):
+                        raise TypeError(f"must return an AgentHealth or None, not {answer!r}")
+                except Exception as error:
+                    problem = f"plugin {implementation.plugin_name}: {_plain(error)}"
+                    answer = AgentHealth(agent=agent, problems=(problem,))
+                if answer is not None:
+                    found[agent] = answer
+                    return
+
+        threads = [threading.Thread(target=check, args=(name,), daemon=True) for name in names]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return tuple(health for name in names if (health := found.get(name)) is not None)
 
     def _implementation(self, hook: str, plugin: object) -> pluggy.HookImpl | None:
         for implementation in getattr(self._manager.hook, hook).get_hookimpls():

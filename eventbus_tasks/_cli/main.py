@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 # Each is a module of this package, with `HELP` and `configure`.
-_BUILT_IN: Final = ("run", "cancel", "wait", "plugins", "new-plugin")
+_BUILT_IN: Final = ("run", "cancel", "wait", "agents", "plugins", "new-plugin")
 
 # Commands that people expect, and the distribution whose plugin has them.
 _ELSEWHERE: Final = {

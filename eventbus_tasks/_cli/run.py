@@ -38,6 +38,7 @@ examples:
   ebt run "add a test for the parser"
   ebt run --agent claude --option model=opus -C ../api "find out why the login is slow"
   git diff | ebt run -
+  ebt run --agent codex --resume SESSION "and now the tests"
   ebt run -- make -j4 test
   ebt run --queue -- make test
   ebt run --timeout 600 --name train -- python train.py --epochs 5
@@ -64,6 +65,7 @@ class RunOptions:
         when_busy: What to do while another task works in the directory; ``None`` for the setting.
         options: For the agent's plugin.
         json: Write events.
+        raw: Write the agent's output as it is.
         backend: The event loop: ``"asyncio"`` or ``"trio"``.
     """
 
@@ -76,6 +78,7 @@ class RunOptions:
     when_busy: WhenBusy | None
     options: Mapping[str, Any]
     json: bool
+    raw: bool
     backend: str
 
 
@@ -134,7 +137,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         const="share",
         help="work in the directory at the same time as other tasks",
     )
-    parser.add_argument("--json", action="store_true", help="write each event as a line of JSON")
+    parser.add_argument(
+        "-r", "--resume", metavar="SESSION", help="let the agent go on with an earlier session"
+    )
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--json", action="store_true", help="write each event as a line of JSON")
+    how.add_argument("--raw", action="store_true", help="write an agent's own output, as it is")
     parser.add_argument(
         "--backend", choices=("asyncio", "trio"), default="asyncio", help="the event loop to use"
     )
@@ -181,10 +189,24 @@ def _read_options(arguments: argparse.Namespace) -> RunOptions:
         argv=argv,
         timeout=arguments.timeout,
         when_busy=arguments.when_busy,
-        options=dict(arguments.option),
+        options=_options(arguments, argv, error),
         json=arguments.json,
+        raw=arguments.raw,
         backend=arguments.backend,
     )
+
+
+def _options(
+    arguments: argparse.Namespace, argv: tuple[str, ...], error: Callable[[str], NoReturn]
+) -> dict[str, Any]:
+    options = dict(arguments.option)
+    if arguments.resume is not None:
+        if argv:
+            error("a command has no session to be resumed")
+        if "resume" in options:
+            error("the session is given twice: --resume and --option resume=…")
+        options["resume"] = arguments.resume
+    return options
 
 
 def _read_prompt(word: str | None, error: Callable[[str], NoReturn]) -> str:

@@ -135,7 +135,7 @@ class _Run:
     def _make_view(self, outlet: Outlet, task: Task) -> View:
         if self._options.json:
             return JsonView(outlet)
-        if task.agent == "command":
+        if task.agent == "command" or self._options.raw:
             return CommandView(outlet, terminal=self._terminal)
         return AgentView(outlet, terminal=self._terminal)
 

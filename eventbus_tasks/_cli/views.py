@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
 from eventbus_tasks import (
@@ -11,9 +12,11 @@ from eventbus_tasks import (
     AgentInputRequired,
     AgentMessage,
     AgentResult,
+    AgentRetry,
     AgentSession,
     AgentToolFinished,
     AgentToolStarted,
+    AgentUsage,
     OutputReceived,
     TaskEvent,
     terminal_safe,
@@ -77,7 +80,10 @@ class CommandView:
         """Write what arrived, complete lines or not."""
         if not isinstance(event, OutputReceived):
             return
-        if self._safe is None:
+        if event.stream == "stderr":  # of an agent; that of a command is part of its output
+            sys.stderr.write(terminal_safe(event.text))
+            sys.stderr.flush()
+        elif self._safe is None:
             await self._outlet.write(event.data)
         else:
             await self._write(self._safe.feed(event.data))
@@ -112,8 +118,10 @@ class AgentView:
         self._interpreted = False
         self._uninterpreted: list[str] = []
         self._piece = ""  # of a message that comes in pieces
+        self._shown = ""  # the pieces of one whose whole has not come yet
         self._last_message = ""
         self._result: AgentResult | None = None
+        self._meter = Meter()
 
     async def show(self, event: TaskEvent) -> None:
         """Show one event, if it says something to people."""
@@ -124,6 +132,7 @@ class AgentView:
             return
         self._interpreted = True
         self._uninterpreted.clear()
+        self._meter.take(event)
         if isinstance(event, AgentMessage) and event.kind == "text":
             await self._show_message(event)
             return
@@ -133,6 +142,8 @@ class AgentView:
             say(f"the agent needs you: {event.prompt}")
         elif self._terminal and (line := _describe(event)):
             await self._end_piece()
+            if isinstance(event, AgentToolFinished):
+                line += self._meter.text(event)
             await self._write_line(dim(line))
 
     async def finish(self, outcome: Outcome) -> None:
@@ -162,13 +173,21 @@ class AgentView:
 
     async def _show_message(self, event: AgentMessage) -> None:
         text = terminal_safe(event.text)
-        if event.delta or self._piece:
+        if event.delta:
             # Pieces are shown as they come, so they cannot be laid out as a whole.
             self._piece += text
             await self._outlet.write(text_bytes(text))
-            if not event.delta:
-                await self._end_piece()
-        else:
+            return
+        if self._piece:
+            # The whole of what was shown already, or its last piece.
+            rest = text.removeprefix(self._piece)
+            self._piece += rest
+            await self._outlet.write(text_bytes(rest))
+            await self._end_piece()
+            self._shown = ""
+            return
+        shown, self._shown = self._shown, ""
+        if not shown or text.strip() != shown.strip():
             self._last_message = text
             text = text.strip("\n")
             await self._write_line(render_markdown(text) if self._terminal else text)
@@ -177,10 +196,51 @@ class AgentView:
         if self._piece:
             if not self._piece.endswith("\n"):
                 await self._outlet.write(b"\n")
-            self._last_message, self._piece = self._piece, ""
+            self._last_message = self._shown = self._piece
+            self._piece = ""
 
     async def _write_line(self, text: str) -> None:
         await self._outlet.write(text_bytes(f"{text}\n"))
+
+
+class Meter:
+    """What the work has cost so far: time, tokens, money, as far as the agent tells."""
+
+    def __init__(self) -> None:
+        self._since: datetime | None = None
+        self._tokens = 0
+        self._cost = 0.0
+
+    def take(self, event: AgentActivity) -> None:
+        """Take note of an event."""
+        self._since = self._since or event.at
+        if isinstance(event, AgentUsage):
+            self._tokens += (event.input_tokens or 0) + (event.output_tokens or 0)
+            self._cost += event.cost_usd or 0.0
+
+    def text(self, event: AgentActivity) -> str:
+        """Return what has come together until an event, as the end of a line."""
+        parts = []
+        if self._since is not None:
+            seconds = int((event.at - self._since).total_seconds())
+            parts.append(f"{seconds // 60}:{seconds % 60:02d}")
+        if self._tokens:
+            thousands = f"{self._tokens / 1000:.1f}k" if self._tokens >= 1000 else self._tokens
+            parts.append(f"{thousands} tokens")
+        if self._cost:
+            parts.append(f"${self._cost:.2f}")
+        return "".join(f" · {part}" for part in parts)
+
+
+def _describe_retry(event: AgentRetry) -> str:
+    line = "⟳ its quota is used up" if event.kind == "rate_limit" else "⟳ it tries again"
+    if event.attempt is not None:
+        line += f" ({event.attempt}" + (f" of {event.max_attempts})" if event.max_attempts else ")")
+    if event.delay is not None:
+        line += f" in {event.delay:g} s"
+    if event.until is not None:
+        line += f", until {event.until.astimezone():%H:%M}"
+    return f"{line}: {event.message}" if event.message else line
 
 
 def _describe(event: AgentActivity) -> str:
@@ -195,6 +255,8 @@ def _describe(event: AgentActivity) -> str:
         case AgentToolFinished():
             mark = {"ok": "✓", "denied": "⊘"}.get(event.status, "✗")
             line = f"{mark} {event.tool}" + (f": {event.summary}" if event.summary else "")
+        case AgentRetry():
+            line = _describe_retry(event)
         case AgentInputRequired():
             line = f"? the agent needs you: {event.prompt}"
         case _:

@@ -5,6 +5,7 @@
 - `find_program`, `child_environment`, `prompt_bytes`: what a command is made of.
 - `count_in`, `list_in`, `object_in`, `price_in`, `text_in`: values of foreign JSON, where a wrong
   type is an absent value; `one_line`, `input_summary`: text that is safe and short.
+- `check_program`, `KnownBug`, `AgentHealth`: the answer to ``ebt_check_agent``.
 - `Totals`: differences from counters that an agent only tells as totals.
 
 Nothing here knows a certain agent. `eventbus_tasks.testing` has the contracts for such plugins.
@@ -13,6 +14,7 @@ Nothing here knows a certain agent. `eventbus_tasks.testing` has the contracts f
 from __future__ import annotations
 
 from eventbus_tasks.agents.building import child_environment, find_program, prompt_bytes
+from eventbus_tasks.agents.health import AgentHealth, KnownBug, check_program, parse_version
 from eventbus_tasks.agents.interpreting import JsonLinesInterpreter, unknown_event
 from eventbus_tasks.agents.options import AgentOptions
 from eventbus_tasks.agents.reading import (
@@ -28,9 +30,12 @@ from eventbus_tasks.agents.reading import (
 from eventbus_tasks.agents.totals import Totals
 
 __all__ = [
+    "AgentHealth",
     "AgentOptions",
     "JsonLinesInterpreter",
+    "KnownBug",
     "Totals",
+    "check_program",
     "child_environment",
     "count_in",
     "find_program",
@@ -39,6 +44,7 @@ __all__ = [
     "object_in",
     "one_line",
     "parse_object",
+    "parse_version",
     "price_in",
     "prompt_bytes",
     "text_in",

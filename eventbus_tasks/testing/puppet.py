@@ -96,13 +96,16 @@ class Puppet:
 
     # -- start ---------------------------------------------------------------------------------
 
-    async def connected(self) -> Identity:
+    async def connected(self, patience: float = PATIENCE) -> Identity:
         """Wait until it runs and return who it is.
 
+        Args:
+            patience: Seconds after which it is given up: guards against a hang.
+
         Raises:
-            TimeoutError: It was not started within `PATIENCE`.
+            TimeoutError: It was not started by then.
         """
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(patience):
             await anyio.wait_readable(self._listener)
         return self._accept()
 

@@ -35,14 +35,16 @@ class ScriptedCli:
     Args:
         directory: Where; made if it is not there. To be put into ``PATH``.
         program: What it is called.
+        version: What it answers to ``--version``.
 
     Attributes:
         directory: The same.
         executable: The program.
     """
 
-    def __init__(self, directory: Path, program: str) -> None:
+    def __init__(self, directory: Path, program: str, version: str = "1.2.3") -> None:
         directory.mkdir(parents=True, exist_ok=True)
+        (directory / "version").write_text(f"{version}\n", "utf-8")
         self.directory = directory
         self.executable: Path = directory / program
         source = Path(__file__).read_text("utf-8")
@@ -78,6 +80,9 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 
 def _play() -> int:
+    if sys.argv[1:] == ["--version"]:
+        _write_all(1, Path(sys.argv[0]).with_name("version").read_bytes())
+        return 0
     given = {
         "argv": sys.argv,
         "env": dict(os.environ),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
-from eventbus_tasks_codex.command import SESSION_VARIABLES
+from eventbus_tasks_codex.command import SESSION_VARIABLES, CodexSettings
+from eventbus_tasks_codex.health import check
 from fake_codex import THREAD, done, thread, turn
 
 from eventbus_tasks import Reason, TaskStopping
@@ -109,3 +111,23 @@ async def test_the_ladder(play: Any) -> None:
     (stopping,) = run.of(TaskStopping)
     assert [int(step.signal) for step in stopping.policy.steps] == [2, 2, 15]
     assert run.outcome.reason is Reason.TIMED_OUT
+
+
+async def test_health(fake: ScriptedCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program, its version and a login are found; without them it is said what is missing."""
+    variable, file = ("CODEX_HOME", "auth.json")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setenv(variable, str(tmp_path / "theirs"))
+    monkeypatch.setenv("PATH", f"{fake.directory}{os.pathsep}{os.environ['PATH']}")
+    found = check(CodexSettings())
+    assert (found.program, found.version) == (str(fake.executable), "1.2.3")
+    assert (found.ok, found.logged_in) == (True, None)
+    assert found.known_bugs
+    login = tmp_path / "theirs" / file
+    login.parent.mkdir(parents=True)
+    login.write_text('{"token": "secret"}')
+    assert check(CodexSettings()).login == str(login)
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    assert check(CodexSettings()).login == "OPENAI_API_KEY"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not check(CodexSettings()).ok

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
-from eventbus_tasks_gemini.command import SESSION_VARIABLES
+from eventbus_tasks_gemini.command import SESSION_VARIABLES, GeminiSettings
+from eventbus_tasks_gemini.health import check
 from fake_gemini import SESSION, init, piece, result
 
 from eventbus_tasks import Reason, TaskStopping
@@ -87,3 +90,23 @@ async def test_the_ladder(play: Any) -> None:
     (stopping,) = run.of(TaskStopping)
     assert [int(step.signal) for step in stopping.policy.steps] == [15, 15]
     assert run.outcome.reason is Reason.TIMED_OUT
+
+
+async def test_health(fake: ScriptedCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program, its version and a login are found; without them it is said what is missing."""
+    variable, file = ("GEMINI_CLI_HOME", ".gemini/oauth_creds.json")
+    monkeypatch.delenv("GEMINI_API_KEY", raising=False)
+    monkeypatch.setenv(variable, str(tmp_path / "theirs"))
+    monkeypatch.setenv("PATH", f"{fake.directory}{os.pathsep}{os.environ['PATH']}")
+    found = check(GeminiSettings())
+    assert (found.program, found.version) == (str(fake.executable), "1.2.3")
+    assert (found.ok, found.logged_in) == (True, None)
+    assert found.known_bugs
+    login = tmp_path / "theirs" / file
+    login.parent.mkdir(parents=True)
+    login.write_text('{"token": "secret"}')
+    assert check(GeminiSettings()).login == str(login)
+    monkeypatch.setenv("GEMINI_API_KEY", "secret")
+    assert check(GeminiSettings()).login == "GEMINI_API_KEY"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not check(GeminiSettings()).ok

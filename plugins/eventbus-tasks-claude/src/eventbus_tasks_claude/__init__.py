@@ -17,13 +17,15 @@ from eventbus_tasks_claude.interpreter import ClaudeInterpreter
 from eventbus_tasks_claude.options import ClaudeSettings
 
 if TYPE_CHECKING:
-    from eventbus_tasks import Task
+    from eventbus_tasks import Settings, Task
+    from eventbus_tasks.agents import AgentHealth
 
 __all__ = [
     "POLICY",
     "ClaudeInterpreter",
     "ClaudeSettings",
     "ebt_build_command",
+    "ebt_check_agent",
     "ebt_register_agents",
     "ebt_register_settings",
     "ebt_termination_policy",
@@ -59,6 +61,16 @@ def ebt_register_settings(register: Callable[[str, type], None]) -> None:
 def ebt_build_command(task: Task) -> Command | None:
     """Say what to execute for a task of the agent ``claude``."""
     return build_command(task) if task.agent == AGENT else None
+
+
+@hookimpl
+def ebt_check_agent(agent: str, settings: Settings) -> AgentHealth | None:
+    """Say whether Claude Code can work: its program, its version, a login."""
+    if agent != AGENT:
+        return None
+    from eventbus_tasks_claude.health import check
+
+    return check(settings.table(ClaudeSettings))
 
 
 # Last among the plugins, so that policies that somebody has *set* go first.

@@ -15,7 +15,8 @@ from eventbus_tasks_codex.command import AGENT, CodexOptions, CodexSettings, bui
 from eventbus_tasks_codex.interpreter import CodexInterpreter
 
 if TYPE_CHECKING:
-    from eventbus_tasks import Task
+    from eventbus_tasks import Settings, Task
+    from eventbus_tasks.agents import AgentHealth
 
 __all__ = [
     "POLICY",
@@ -23,6 +24,7 @@ __all__ = [
     "CodexOptions",
     "CodexSettings",
     "ebt_build_command",
+    "ebt_check_agent",
     "ebt_register_agents",
     "ebt_register_settings",
     "ebt_termination_policy",
@@ -59,6 +61,16 @@ def ebt_register_settings(register: Callable[[str, type], None]) -> None:
 def ebt_build_command(task: Task) -> Command | None:
     """Say what to execute for a task of the agent ``codex``."""
     return build_command(task) if task.agent == AGENT else None
+
+
+@hookimpl
+def ebt_check_agent(agent: str, settings: Settings) -> AgentHealth | None:
+    """Say whether Codex can work: its program, its version, a login."""
+    if agent != AGENT:
+        return None
+    from eventbus_tasks_codex.health import check
+
+    return check(settings.table(CodexSettings))
 
 
 # Last among the plugins, so that policies that somebody has *set* go first.

@@ -21,7 +21,8 @@ from eventbus_tasks_opencode.command import (
 from eventbus_tasks_opencode.interpreter import OpencodeInterpreter
 
 if TYPE_CHECKING:
-    from eventbus_tasks import Task
+    from eventbus_tasks import Settings, Task
+    from eventbus_tasks.agents import AgentHealth
 
 __all__ = [
     "POLICY",
@@ -29,6 +30,7 @@ __all__ = [
     "OpencodeOptions",
     "OpencodeSettings",
     "ebt_build_command",
+    "ebt_check_agent",
     "ebt_register_agents",
     "ebt_register_settings",
     "ebt_termination_policy",
@@ -58,6 +60,16 @@ def ebt_register_settings(register: Callable[[str, type], None]) -> None:
 def ebt_build_command(task: Task) -> Command | None:
     """Say what to execute for a task of the agent ``opencode``."""
     return build_command(task) if task.agent == AGENT else None
+
+
+@hookimpl
+def ebt_check_agent(agent: str, settings: Settings) -> AgentHealth | None:
+    """Say whether opencode can work: its program, its version, a login."""
+    if agent != AGENT:
+        return None
+    from eventbus_tasks_opencode.health import check
+
+    return check(settings.table(OpencodeSettings))
 
 
 # Last among the plugins, so that policies that somebody has *set* go first.
