@@ -44,6 +44,18 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
     return request.param
 
 
+# ------------------------------------------------------------------------------------- signals
+
+# Whoever starts the tests in the background of a shell, or with `nohup`, has us ignore these, and
+# every process of the tests would inherit it: a Ctrl-C of a test would reach nobody.
+for _number, _usual in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+    (signal.SIGQUIT, signal.SIG_DFL),
+):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _usual)
+
 # ----------------------------------------------------------------------------------- hypothesis
 
 # Deadlines measure the machine, not the code. `ci` finds the same examples every time, so that a
