@@ -31,6 +31,11 @@ __all__ = ["PATIENCE", "Bench", "Contract", "StandIn", "open_bench", "overrides_
 PATIENCE: Final = 60.0
 """Seconds that one test may take: a guard against a hang, sized for a slow, busy machine."""
 
+# A failed `assert` in a contract shows its values, as it does in test files.
+pytest.register_assert_rewrite(
+    *(f"eventbus_tasks.testing._contract_{kind}" for kind in ("command", "policy", "storage"))
+)
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 _REASON: Final = "_override_reason"
