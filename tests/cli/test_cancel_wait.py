@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,15 @@ from .conftest import StartEbt
 
 ALONE = {"EBT_PLUGINS": "none"}
 WITH_HISTORY = {"EBT_PLUGINS": "disk"}
+
+needs_history = pytest.mark.skipif(
+    "disk" not in {entry.name for entry in metadata.entry_points(group="eventbus_tasks")},
+    reason="needs the disk plugin installed: tox run -e integration",
+)
+BOTH = [
+    pytest.param(ALONE, id="memory"),
+    pytest.param(WITH_HISTORY, id="disk", marks=needs_history),
+]
 
 
 def run(ebt: StartEbt, *arguments: str, **environ: str) -> tuple[int, str, str]:
@@ -44,7 +54,7 @@ def only() -> RunningTask:
     return task
 
 
-@pytest.mark.parametrize("environ", [ALONE, WITH_HISTORY], ids=["memory", "disk"])
+@pytest.mark.parametrize("environ", BOTH)
 def test_cancel_from_another_terminal(
     ebt: StartEbt, project: Path, environ: dict[str, str]
 ) -> None:
@@ -97,7 +107,7 @@ def test_nobody_to_cancel(ebt: StartEbt) -> None:
     assert run(ebt, "cancel", "--all", "5")[0] == 2
 
 
-@pytest.mark.parametrize("environ", [ALONE, WITH_HISTORY], ids=["memory", "disk"])
+@pytest.mark.parametrize("environ", BOTH)
 def test_wait_has_the_exit_code(
     ebt: StartEbt, project: Path, gate: Any, environ: dict[str, str]
 ) -> None:
@@ -112,6 +122,7 @@ def test_wait_has_the_exit_code(
     assert first.wait()[0] == 7
 
 
+@needs_history
 def test_wait_for_the_past(ebt: StartEbt, project: Path) -> None:
     """A task that has ended is found in the history; without one it is not known."""
     first = start(ebt, project, "tests", "echo ready; exit 3", environ=WITH_HISTORY)
