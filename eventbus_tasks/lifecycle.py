@@ -81,21 +81,26 @@ def step(state: LifeState, happened: Input, reason: Reason | None = None) -> Lif
         return state
     match happened:
         case Input.LAUNCH if state.status is TaskStatus.PENDING:
-            return replace(state, status=TaskStatus.STARTING)
+            return _moved(state, TaskStatus.STARTING)
         case Input.EXECUTED if state.status is TaskStatus.STARTING:
             stopping = state.stop_reason is not None
-            return replace(state, status=TaskStatus.STOPPING if stopping else TaskStatus.RUNNING)
+            return _moved(state, TaskStatus.STOPPING if stopping else TaskStatus.RUNNING)
         case Input.STOP if reason is not None and not state.leader_exited:
             if state.stop_reason is None:
                 state = replace(state, stop_reason=reason)
             if state.status is TaskStatus.RUNNING:
-                state = replace(state, status=TaskStatus.STOPPING)
+                state = _moved(state, TaskStatus.STOPPING)
             return state
         case Input.LEADER_EXITED:
             return replace(state, leader_exited=True)
         case Input.ENDED if reason is not None and _may_end(state, reason):
             return replace(state, status=reason.status, reason=reason)
     return state
+
+
+def _moved(state: LifeState, status: TaskStatus) -> LifeState:
+    # Several times quicker than `dataclasses.replace`.
+    return LifeState(status, state.stop_reason, state.leader_exited, state.reason)
 
 
 def _may_end(state: LifeState, reason: Reason) -> bool:

@@ -1,0 +1,466 @@
+"""The real guardian and the real warden, standing on the kernel of `kernel`.
+
+The modules `guardian` and `warden` get stand-ins for `os`, `time`, `select` and so on. What a
+stand-in does not simulate it refuses by name, so that new system calls do not pass unnoticed.
+"""
+
+# ruff: noqa: PLW0108 - not the methods of one machine: it changes from life to life
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from eventbus_tasks import _runner as runner_module
+from eventbus_tasks._process import guardian as guardian_module
+from eventbus_tasks._process import warden as warden_module
+from eventbus_tasks._process import wire
+from eventbus_tasks._process.guardian import Guardian
+from eventbus_tasks._process.warden import Warden, _Charge
+
+from .kernel import GUARDIAN, WARDEN, GuardianDeath, Kernel, Proc
+
+# Descriptors of the guardian, by their role.
+CONTROL, BELL, SPEC, STDIN, LOG, HOST, LOCK, REPORT, WAKE, PIPE = range(100, 110)
+WARDEN_LOCK = 120
+
+WOULD_BLOCK = BlockingIOError(11, "would block")
+NO_CHILD = ChildProcessError(10, "no child")
+
+
+class Machine:
+    """One life's processes of ours: which descriptors they have, and what they say to the host."""
+
+    current: Machine
+
+    def __init__(self, kernel: Kernel, plan: Any, tell: Callable[[Any], None]) -> None:
+        self.kernel = kernel
+        self.plan = plan
+        self.tell = tell
+        self.inbox: deque[Any] = deque()
+        self.hung_up = False
+        self.report: tuple[float, bytes] = (1e9, b"")
+        self.report_read = False
+        self.guardian_lock = self.warden_lock = True
+        self.lock_freed: Callable[[], None] = lambda: None
+        self.acting = GUARDIAN
+        self.end_record: Any = None
+        self.guardian_ended = False
+
+    def close_lock(self, number: int) -> None:
+        """One of the two copies of the project lock is closed."""
+        if number == LOCK:
+            self.guardian_lock = False
+        else:
+            self.warden_lock = False
+        if not self.guardian_lock and not self.warden_lock:
+            self.lock_freed()
+
+    def check_alive(self) -> None:
+        """Whoever is dead does nothing more."""
+        if self.acting == GUARDIAN and self.kernel.guardian_dead:
+            raise GuardianDeath
+
+    # -- os ------------------------------------------------------------------------------------
+
+    def close(self, number: int) -> None:
+        if number in (LOCK, WARDEN_LOCK):
+            self.close_lock(number)
+
+    def read(self, number: int, _: int) -> bytes:
+        if number == WAKE:
+            return b"\0"
+        if self.kernel.now < self.report[0]:
+            raise WOULD_BLOCK
+        if self.report_read:
+            return b""
+        self.report_read = True
+        return self.report[1]
+
+    def waitid(self, _: int, pid: int, options: int) -> Any:
+        proc = self.kernel.procs.get(pid)
+        if proc is None or proc.parent != self.acting:
+            raise NO_CHILD
+        if proc.alive:
+            return None
+        if not options & os.WNOWAIT:
+            self.kernel.free(proc)
+        code = proc.code or 0
+        exited = code >= 0
+        kind = os.CLD_EXITED if exited else os.CLD_KILLED
+        return SimpleNamespace(si_status=abs(code), si_code=kind, si_pid=pid)
+
+    def waitid_any(self) -> None:
+        if not self.kernel.procs[self.acting].children:
+            raise NO_CHILD
+
+    def waitpid(self, pid: int, options: int) -> tuple[int, int]:
+        kernel = self.kernel
+        mine = kernel.procs[self.acting].children
+        if pid != -1:
+            mine = [proc for proc in mine if proc.pid == pid]
+        if not mine:
+            raise NO_CHILD
+        for proc in mine:
+            if not proc.alive:
+                kernel.free(proc)
+                code = proc.code or 0
+                return proc.pid, code << 8 if code >= 0 else -code
+        if not options & os.WNOHANG:
+            raise AssertionError("waits for a process that lives: a deadlock")
+        return 0, 0
+
+    def killpg(self, group: int, number: int) -> None:
+        members = [p for p in self.kernel.procs.values() if p.group == group and p.pid > WARDEN]
+        if not members:
+            raise ProcessLookupError(3, "no such group")
+        for proc in members:
+            self.kernel.send(proc, number)
+
+    # -- family --------------------------------------------------------------------------------
+
+    def children(self, pid: int) -> list[int]:
+        proc = self.kernel.procs.get(pid)
+        return [] if proc is None else [child.pid for child in proc.children]
+
+    def descendants(self, root: int, *, without: Iterable[int] = ()) -> list[Proc]:
+        # A list of its own for each walk: what changes meanwhile is not seen.
+        found = list(self.kernel.procs[root].children)
+        if without:
+            found = [proc for proc in found if proc.pid not in set(without)]
+        for proc in found:
+            found += proc.children
+        return found
+
+    def read_process(self, pid: int) -> Proc | None:
+        return self.kernel.procs.get(pid)
+
+    def signal_process(self, pid: int, start_time: int, number: int) -> bool:
+        self.check_alive()
+        proc = self.kernel.procs.get(pid)
+        if proc is None or proc.start_time != start_time:
+            return False
+        return self.kernel.send(proc, number)
+
+    # -- waiting -------------------------------------------------------------------------------
+
+    def ready(self, watched: dict[int, int]) -> list[tuple[int, int]]:
+        kernel = self.kernel
+        found = []
+        if kernel.sigchld and WAKE in watched:
+            kernel.sigchld = False
+            found.append((WAKE, 1))
+        if kernel.now >= self.report[0] and REPORT in watched:
+            found.append((REPORT, 1))
+        if kernel.host_dead and HOST in watched:
+            found.append((HOST, 1))
+        if (self.inbox or self.hung_up) and CONTROL in watched:
+            found.append((CONTROL, 1))
+        if (kernel.pipe or not (kernel.holders or kernel.outside)) and PIPE in watched:
+            found.append((PIPE, 1))
+        return found
+
+    def wait(self, watched: dict[int, int], timeout: int | None) -> list[tuple[int, int]]:
+        kernel = self.kernel
+        kernel.now += self.plan.jitter
+        until = None if timeout is None or timeout < 0 else kernel.now + timeout / 1000
+        while True:
+            self.check_alive()
+            if ready := self.ready(watched):
+                return ready
+            if until is not None and kernel.now >= until:
+                return []
+            kernel.step(until)
+
+    # -- the start -----------------------------------------------------------------------------
+
+    def start_leader(self, _: Any) -> tuple[int, int]:
+        kernel, plan = self.kernel, self.plan
+        if plan.fork_fails:
+            raise OSError(11, "Resource temporarily unavailable")
+        leader = kernel.fork(kernel.procs[GUARDIAN], plan.leader, group=kernel.start)
+        leader.executed = False
+        kernel.leader = leader
+        when = kernel.now + plan.exec_delay
+
+        def execute() -> None:
+            if not leader.alive:
+                return
+            if plan.exec_fails:
+                self.report = (kernel.now, plan.exec_fails)
+                kernel.die(leader, 127)
+            else:
+                leader.executed = True
+                self.report = (kernel.now, b"")
+                plan.begin(kernel)
+
+        def gone() -> None:  # the pipe also ends when the child is killed before it executes
+            if self.report[0] > kernel.now:
+                self.report = (kernel.now, b"")
+
+        kernel.at(when, execute)
+        kernel.leader_gone = gone
+        return leader.pid, REPORT
+
+
+class Poll:
+    """`select.poll` of the machine."""
+
+    def __init__(self) -> None:
+        self._watched: dict[int, int] = {}
+
+    def register(self, where: Any, events: int = select.POLLIN) -> None:
+        self._watched[where if isinstance(where, int) else where.fileno()] = events
+
+    modify = register
+
+    def unregister(self, where: Any) -> None:
+        del self._watched[where if isinstance(where, int) else where.fileno()]
+
+    def poll(self, timeout: int | None = None) -> list[tuple[int, int]]:
+        return Machine.current.wait(self._watched, timeout)
+
+
+class Control:
+    """The guardian's socket to the host."""
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def fileno(self) -> int:
+        return CONTROL
+
+    def setblocking(self, _: bool) -> None: ...
+
+    def setsockopt(self, *_: Any) -> None: ...
+
+    def recv(self, _: int) -> Any:
+        machine = Machine.current
+        if machine.inbox:
+            return machine.inbox.popleft()
+        if machine.hung_up or machine.kernel.host_dead:
+            return b""
+        raise WOULD_BLOCK
+
+
+class Out:
+    """The outbox of either: messages are with the host at once, if it lives."""
+
+    def __init__(self, *_: Any) -> None: ...
+
+    def __bool__(self) -> bool:
+        return False
+
+    def send(self, packet: Any) -> None:
+        machine = Machine.current
+        if not machine.kernel.host_dead and not machine.hung_up:
+            machine.tell(packet)
+
+    def flush(self) -> bool:
+        return False
+
+    def discard(self) -> None: ...
+
+
+class Capture:
+    """The pipe, the log, and a disk that may be full."""
+
+    stream = "stdout"
+
+    def __init__(self, stream: str, pipe: int, log: int, bell: int, gap: Any, **_: Any) -> None:
+        self._gap = gap
+        self.size = 0
+        self.dropped = 0
+
+    def poll_fd(self, _: float) -> int | None:
+        return None if self.finished else PIPE
+
+    def deadline(self) -> float | None:
+        return None
+
+    def move(self, _: float) -> bool:
+        kernel = Machine.current.kernel
+        size = min(kernel.pipe, 65536)
+        if not size:
+            kernel.eof_seen = kernel.eof_seen or kernel.eof
+            return False
+        kernel.pipe -= size
+        if kernel.is_full:
+            self._gap(self.stream, self.size, self.size + size, "ENOSPC")
+            kernel.dropped += size
+            self.dropped += size
+        else:
+            kernel.logged += size
+        self.size += size
+        return True
+
+    @property
+    def finished(self) -> bool:
+        return Machine.current.kernel.eof_seen
+
+    def close(self) -> None: ...
+
+
+class _Standin:
+    """Some functions of a module; its constants are the real ones; nothing else is there."""
+
+    def __init__(self, real: Any, **given: Any) -> None:
+        self._real = real
+        self.__dict__.update(given)
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._real, name)
+        if callable(value) and not isinstance(value, type):
+            raise NotImplementedError(f"{self._real.__name__}.{name} is not simulated")
+        self.__dict__[name] = value
+        return value
+
+
+def _wait(kind: int, pid: int, options: int) -> Any:
+    if kind == os.P_ALL:
+        return Machine.current.waitid_any()
+    return Machine.current.waitid(kind, pid, options)
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    return None
+
+
+def _write_end_record(_: int, __: Any, message: Any, ___: float) -> str | None:
+    machine = Machine.current
+    machine.check_alive()
+    machine.end_record = message
+    return "ENOSPC: no space left" if machine.kernel.is_full else None
+
+
+_SPEC = wire.LaunchSpec(uid="u", argv=["program"], cwd="/", env={})
+
+
+class _Spec:
+    @staticmethod
+    def decode(_: bytes) -> wire.LaunchSpec:
+        return _SPEC
+
+
+@contextlib.contextmanager
+def installed() -> Iterator[None]:
+    """Put the stand-ins into the modules."""
+    fake_os = _Standin(
+        os,
+        close=lambda number: Machine.current.close(number),
+        read=lambda number, size: Machine.current.read(number, size),
+        waitid=_wait,
+        waitpid=lambda pid, options: Machine.current.waitpid(pid, options),
+        waitstatus_to_exitcode=os.waitstatus_to_exitcode,
+        killpg=lambda group, number: Machine.current.killpg(group, number),
+        getpid=lambda: Machine.current.acting,
+        pipe2=lambda _: (PIPE, PIPE),
+        readlink=lambda _: "/bin/program",
+        fstat=lambda _: SimpleNamespace(st_size=0),
+        pread=lambda *_: b"",
+    )
+    clock = _Standin(
+        SimpleNamespace(__name__="time"),
+        monotonic=lambda: Machine.current.kernel.now,
+        time=lambda: Machine.current.kernel.now,
+    )
+    common = {
+        "os": fake_os,
+        "time": clock,
+        "select": _Standin(select, poll=Poll),
+        "descendants": lambda root, *, without=(): Machine.current.descendants(
+            root, without=without
+        ),
+        "signal_process": lambda pid, start, number: Machine.current.signal_process(
+            pid, start, number
+        ),
+        "Outbox": Out,
+    }
+    guardian_only = {
+        "socket": _Standin(socket, socket=Control),
+        "signal": _Standin(signal, signal=_nothing, set_wakeup_fd=_nothing),
+        "linux": SimpleNamespace(set_child_subreaper=_nothing),
+        "children": lambda pid: Machine.current.children(pid),
+        "read_process": lambda pid: Machine.current.read_process(pid),
+        "command": lambda pid: f"process {pid}",
+        "start_leader": lambda plan: Machine.current.start_leader(plan),
+        "PipeCapture": Capture,
+        "FileCapture": Capture,
+        "write_end_record": _write_end_record,
+        # Messages travel as they are: that they survive JSON is a test of the wire.
+        "wire": _Standin(
+            wire, encode=lambda message: message, decode=lambda data: data, LaunchSpec=_Spec
+        ),
+    }
+    warden_only = {
+        "wire": _Standin(wire, encode_routed=lambda _, message: message),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for module, names in (
+            (guardian_module, {**common, **guardian_only}),
+            (warden_module, {**common, **warden_only}),
+        ):
+            for name, value in names.items():
+                patch.setattr(module, name, value)
+        # What a protocol of runtime checks costs is not the subject here.
+        patch.setattr(runner_module, "DurableJournal", _NoJournal)
+        yield
+
+
+class _NoJournal:
+    """Nothing is an instance of it."""
+
+
+class SimulatedGuardian(Guardian):
+    """The real guardian, prepared without reading a specification from a descriptor."""
+
+    def _prepare_signals(self) -> None:
+        self._wake = WAKE
+
+
+def make_guardian(kind: type[Guardian], policy: Any) -> Guardian:
+    """Return a guardian that is about to run."""
+    descriptors = guardian_module.Descriptors(
+        control=CONTROL,
+        bell=BELL,
+        spec=SPEC,
+        stdin=STDIN,
+        stdout=LOG,
+        host=HOST,
+        lock=LOCK,
+        end_record=130,
+    )
+    made = kind(descriptors, nofile=1024)
+    made._policy = policy
+    return made
+
+
+class SimulatedWarden(Warden):
+    """The real warden with one guardian, after its start."""
+
+    def __init__(self) -> None:
+        self._out = Out()  # type: ignore[assignment]
+        self._guardians = {GUARDIAN: _Charge(1, [WARDEN_LOCK])}
+        self._sweeping = []
+        self._connected = True
+        self._closing = False
+
+    def live_on(self) -> None:
+        """Do what remains after the guardian's end: the loop of `Warden.run`."""
+        kernel = Machine.current.kernel
+        while (self._guardians or self._sweeping) and not kernel.warden_dead:
+            self._reap()
+            if self._sweeping:
+                self._sweep()
+            if self._sweeping:
+                until = kernel.now + warden_module.SWEEP_EVERY
+                while kernel.now < until and not kernel.warden_dead:
+                    kernel.step(until)

@@ -1,0 +1,411 @@
+"""Whole lives: a plan drawn from a seed, carried out, and judged by what the kernel knows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from types import SimpleNamespace
+from typing import Any, Final, TypeVar
+
+from eventbus_tasks._process import wire
+from eventbus_tasks._process.guardian import Guardian
+from eventbus_tasks._process.ladder import Policy, Rung
+from eventbus_tasks._runner import TaskRun
+from eventbus_tasks.events import TaskEvent
+from eventbus_tasks.lifecycle import TRANSITIONS, Facts, Input, LifeState
+from eventbus_tasks.lifecycle import step as real_step
+from eventbus_tasks.outcome import Outcome, Reason
+from eventbus_tasks.policies import TerminationPolicy
+from eventbus_tasks.request import TaskRef
+
+from .invariants import Wrong, check
+from .kernel import GUARDIAN, TERM, GuardianDeath, Kernel, NeverAgain, Traits
+from .machine import Machine, SimulatedGuardian, SimulatedWarden, make_guardian
+
+T = TypeVar("T")
+
+HORIZON: Final = 60.0
+"""Seconds of simulated time after which a life is over, whatever still resists."""
+_FAIL_REPORT: Final = b'{"stage": "exec", "errno": 2, "path": "/x", "message": "not there"}'
+_REF: Final = TaskRef(id=1, uid="u", name="n", agent="command", project_dir="/p")
+_DEFAULT: Final = TerminationPolicy()
+
+
+@dataclass
+class Parts:
+    """The code under test; mutants replace some of it."""
+
+    guardian: type[Guardian] = SimulatedGuardian
+    warden: type[SimulatedWarden] = SimulatedWarden
+    run: type[SimulatedRun] = field(default_factory=lambda: SimulatedRun)
+    step: Callable[..., LifeState] = real_step
+
+
+class Plan:
+    """Everything that will happen in one life, drawn before it begins."""
+
+    def __init__(self, random: Random) -> None:
+        pick = self._pick = random.random
+        choice = self._choose
+        self.jitter = choice((0.0, 0.0001, 0.002))
+        rungs = tuple(
+            Rung(
+                choice((TERM, TERM, 2)),
+                choice(("tree", "tree", "tree", "group", "leader")),
+                choice((0.0, 0.2, 1.0, 3.0)),
+            )
+            for _ in range(choice((0, 1, 1, 1, 2)))
+        )
+        self.policy = Policy(
+            rungs=rungs,
+            kill_wait=choice((0.5, 2.0)),
+            drain=choice((0.05, 0.3)),
+            exit_grace=choice((0.0, 0.2)),
+            after_exit="kill" if pick() < 0.9 else "leave",
+            on_host_death="kill" if pick() < 0.85 else "detach",
+            timeout=choice((0.5, 4.0)) if pick() < 0.15 else None,
+            idle_timeout=choice((0.4, 2.0)) if pick() < 0.1 else None,
+            max_output=100_000 if pick() < 0.1 else None,
+        )
+        self.fork_fails = pick() < 0.01
+        self.exec_fails = _FAIL_REPORT if pick() < 0.04 else b""
+        self.exec_delay = 0.0 if pick() < 0.8 else choice((0.01, 0.5))
+        self.leader = self._traits(leader=True)
+        self.ends_at = choice((0.0, 0.05, 1.0, 5.0)) if pick() < 0.7 else None
+        self.end_code = choice((0, 0, 0, 1, 255, -11, -9))
+        self.members = [
+            (choice((0.0, 0.0, 0.5, 2.0)), self._traits())
+            for _ in range(choice((0, 0, 1, 1, 2, 3)))
+        ]
+        self.writes = [
+            (choice((0.0, 0.05, 0.6, 1.0, 5.0)), choice((1, 100, 90_000, 200_000)))
+            for _ in range(choice((0, 1, 2, 3)))
+        ]
+        self.disk_full = (0.2, choice((0.5, 1e9))) if pick() < 0.1 else (1e9, 1e9)
+        self.outside = pick() < 0.03
+        self.recycle = pick() < 0.5
+        moments = (0.0, 0.005, 0.05, 0.5, 1.0, 1.2, 2.5)
+        self.stops: list[tuple[float, Reason, bool]] = []
+        for _ in range(choice((0, 0, 1, 1, 2, 3))):
+            reason = Reason.CANCELLED if pick() < 0.85 else Reason.ENGINE_CLOSED
+            self.stops.append((choice(moments) + pick() * 0.01, reason, pick() < 0.15))
+        if self.ends_at is None and not self.stops:
+            self.stops.append((6.0, Reason.CANCELLED, False))
+        self.stops.sort(key=lambda stop: stop[0])
+        self.cancelled_before = pick() < 0.02
+        self.host_dies = choice(moments) + pick() if pick() < 0.08 else None
+        self.hangs_up = choice(moments) if pick() < 0.02 else None
+        self.guardian_dies = choice(moments) + pick() if pick() < 0.08 else None
+        self.warden_dies = choice(moments) + pick() if pick() < 0.06 else None
+        self.terminated = choice(moments) if pick() < 0.02 else None
+        self.journal_fails = pick() < 0.03
+
+    def _choose(self, options: Sequence[T]) -> T:
+        return options[int(self._pick() * len(options))]
+
+    def _traits(self, *, leader: bool = False) -> Traits:
+        pick, choice = self._pick, self._choose
+        traits = Traits()
+        traits.ignores = pick() < 0.3
+        traits.delay = choice((0.0, 0.0, 0.05, 0.15, 2.0))
+        if not leader:
+            traits.own_group = pick() < 0.5
+            traits.daemon = pick() < 0.4
+            traits.stopped = pick() < 0.15
+            traits.holds = pick() < 0.7
+            traits.foreign = pick() < 0.02
+            traits.wiped = pick() < 0.3
+            if pick() < 0.1:
+                traits.hops, traits.pause = choice(((3, 0.01), (10, 0.003)))
+        if pick() < 0.02:
+            traits.stuck = choice((1.0, 30.0))
+        return traits
+
+    def begin(self, kernel: Kernel) -> None:
+        """What the program does, from its exec on."""
+        leader = kernel.leader
+        assert leader is not None
+        for size_at, size in self.writes:
+            kernel.at(kernel.now + size_at, lambda size=size: kernel.write(size))  # type: ignore[misc]
+        for born_at, traits in self.members:
+
+            def bear(traits: Traits = traits) -> None:
+                if leader.alive and leader.state == "S":
+                    kernel.fork(leader, traits)
+
+            if born_at:
+                kernel.at(kernel.now + born_at, bear)
+            else:
+                bear()
+        if self.ends_at is not None:
+
+            def end() -> None:
+                if leader.alive and not leader.doomed:
+                    kernel.die(leader, self.end_code)
+
+            kernel.at(kernel.now + self.ends_at, end)
+
+
+class SimulatedTask:
+    """A `Task` without an event loop; writes down every state."""
+
+    def __init__(self, step: Callable[..., LifeState]) -> None:
+        self.ref = _REF
+        self.uid = "u"
+        self.output = SimpleNamespace(end=_nothing, grown=_nothing)
+        self.pid: int | None = None
+        self.started_at: Any = None
+        self.completed_at: Any = None
+        self._life = LifeState()
+        self._outcome: Outcome | None = None
+        self._return_code: int | None = None
+        self._settled = self._delivered = SimpleNamespace(set=_nothing)
+        self._real_step = step
+
+    def _step(self, happened: Input, reason: Reason | None = None) -> None:
+        before = self._life
+        after = self._real_step(before, happened, reason)
+        if before.status is not after.status and after.status not in TRANSITIONS[before.status]:
+            raise Wrong(f"I2 {before.status} -> {after.status}")
+        if before.status.is_terminal and after != before:
+            raise Wrong(f"I4 changed after its end: {before} -> {after}")
+        self._life = after
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    return None
+
+
+class _Link:
+    """The host's end of the guardian: what is sent is in its inbox at once."""
+
+    eventfd = 0
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+
+    def stop(self, reason: str, *, now: bool = False, steps: Any = None) -> None:
+        self._machine.inbox.append(wire.Stop(reason=reason, now=now))
+
+
+class SimulatedRun(TaskRun):
+    """The real `TaskRun` from its launch on, with its messages and its judgement."""
+
+    def __init__(self, task: Any, machine: Machine, journal_fails: bool) -> None:
+        self.events: list[TaskEvent] = []
+        self.task = task
+        self._journal = self if journal_fails else None
+        self._services = SimpleNamespace(  # type: ignore[assignment]
+            bus=SimpleNamespace(emit=self._receive),
+            pump=SimpleNamespace(wake=_nothing),
+            plugins=SimpleNamespace(run=_run_at_once),
+            settings=SimpleNamespace(journal_deadline=1.0),
+            retain=_nothing,
+        )
+        self._history = SimpleNamespace(add=_nothing)  # type: ignore[assignment]
+        self._admittance = SimpleNamespace(interrupt=_nothing)  # type: ignore[assignment]
+        self._seq = 0
+        self._persist_error = None
+        self._policy = _DEFAULT
+        self._output = SimpleNamespace(  # type: ignore[assignment]
+            add_gap=_nothing, verdict=_nothing, positions={}, end=_nothing
+        )
+        self._link = _Link(machine)  # type: ignore[assignment]
+        self._argv = ("program",)
+        self._executed = self._heard = self._warden_lost = self._orphaned = False
+        self._complete = False
+        self._leader = None
+        self._facts = Facts()
+        self._survivors = ()
+        self._sizes = {}
+        self._lost = {}
+        # What the guardian link knows.
+        self.final = self.released = False
+
+    def _receive(self, event: TaskEvent, _: Any) -> list[Any]:
+        self.events.append(event)
+        return []
+
+    def append(self, _: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    def finish(self, _: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    def close(self) -> None: ...
+
+    async def _await_receivers(self, deliveries: Any) -> None: ...
+
+    def _failed_to_persist(self, problem: str) -> None:
+        self._persist_error = self._persist_error or problem
+
+    def hear(self, message: Any) -> None:
+        """A message of guardian or warden, in the order that `GuardianLink.poll` gives."""
+        if isinstance(message, (wire.Ended, wire.SpawnFailed)):
+            self.final = True
+        if isinstance(message, wire.GuardianLost):
+            if self.final:
+                return
+            self.final = True
+        if isinstance(message, wire.Released):
+            self.released = True
+        self._take(message)
+
+    def conclude(self) -> Outcome:
+        """Run the real end of the task, which never waits here."""
+        try:
+            self._finish().send(None)
+        except StopIteration:
+            assert self.task._outcome is not None
+            return self.task._outcome
+        raise AssertionError("the end of a task waits for something")
+
+
+async def _run_at_once(function: Callable[[], Any], **_: Any) -> Any:
+    return function()
+
+
+class Life:
+    """One life, from the launch to the last process."""
+
+    def __init__(self, seed: int, parts: Parts) -> None:
+        self.random = Random(seed)
+        self.plan = plan = Plan(self.random)
+        self.parts = parts
+        self.kernel = kernel = Kernel(self.random, recycle=plan.recycle, horizon=HORIZON)
+        kernel.disk_full = plan.disk_full
+        kernel.outside = plan.outside
+        self.task = SimulatedTask(parts.step)
+        self.machine = Machine.current = Machine(kernel, plan, self._told)
+        self.run_ = parts.run(self.task, self.machine, plan.journal_fails)
+        self.accepted: list[tuple[float, Reason, bool, bool]] = []
+        self.told_at: dict[str, float] = {}
+        self.ended_at: float | None = None
+        self.freed: tuple[float, int] | None = None
+        self.host_died_at: float | None = None
+        self.guardian_killed_at: float | None = None
+        self.outcome: Outcome | None = None
+        self.never = False
+        self.machine.lock_freed = self._freed
+
+    def live(self) -> None:
+        """Live it, then check every invariant."""
+        if self.plan.cancelled_before:
+            self.task._step(Input.STOP, Reason.CANCELLED)
+            self.run_._facts = Facts(stop_reason=Reason.CANCELLED)
+            self.outcome = self.run_.conclude()
+            if self.outcome.reason is not Reason.CANCELLED:
+                raise Wrong(f"I10 cancelled before its start, and {self.outcome.reason}")
+            return
+        self.task._step(Input.LAUNCH)
+        self._schedule()
+        try:
+            self._be_guardian()
+            self._be_warden()
+        except NeverAgain:
+            self.never = True
+        self._be_host()
+        check(self)
+
+    # -- what happens to it --------------------------------------------------------------------
+
+    def _schedule(self) -> None:
+        plan, kernel = self.plan, self.kernel
+        for when, reason, now in plan.stops:
+            kernel.at(when, lambda reason=reason, now=now: self._ask(reason, now))  # type: ignore[misc]
+        for moment, what in (
+            (plan.host_dies, self._host_dies),
+            (plan.hangs_up, self._hang_up),
+            (plan.guardian_dies, self._guardian_dies),
+            (plan.warden_dies, self._warden_dies),
+            (plan.terminated, self._terminate),
+        ):
+            if moment is not None:
+                kernel.at(moment, what)
+
+    def _ask(self, reason: Reason, now: bool) -> None:
+        if self.kernel.host_dead or self.machine.hung_up or self.outcome is not None:
+            return
+        can = self.run_.request_stop(reason, now=now)
+        self.accepted.append((self.kernel.now, reason, now, can))
+
+    def _host_dies(self) -> None:
+        if self.ended_at is None and not self.machine.hung_up:
+            self.kernel.host_dead = True
+            self.host_died_at = self.kernel.now
+
+    def _hang_up(self) -> None:
+        if self.ended_at is None and not self.kernel.host_dead:
+            self.machine.hung_up = True
+            self.host_died_at = self.kernel.now
+
+    def _guardian_dies(self) -> None:
+        if self.machine.acting == GUARDIAN:
+            self.guardian_killed_at = self.kernel.now
+            self.kernel.kill_guardian()
+
+    def _warden_dies(self) -> None:
+        self.kernel.kill_warden()
+        self.machine.close_lock(120)
+        if not self.run_.released and not self.machine.hung_up:
+            self.run_.hear(wire.WardenLost(at=self.kernel.now))
+
+    def _terminate(self) -> None:
+        if self.machine.acting == GUARDIAN and not self.kernel.guardian_dead:
+            self.guardian._on_terminate()
+            self.kernel.sigchld = True  # the signal wakes it like any other
+            self.accepted.append((self.kernel.now, Reason.CANCELLED, False, True))
+
+    def _told(self, message: Any) -> None:
+        self.told_at.setdefault(type(message).__name__, self.kernel.now)
+        self.run_.hear(message)
+
+    def _freed(self) -> None:
+        if self.freed is None:
+            self.freed = (self.kernel.now, len(self.kernel.family()))
+
+    # -- who acts ------------------------------------------------------------------------------
+
+    def _be_guardian(self) -> None:
+        kernel, machine = self.kernel, self.machine
+        self.guardian = make_guardian(self.parts.guardian, self.plan.policy)
+        try:
+            self.guardian.run()
+            machine.guardian_ended = True
+        except GuardianDeath:
+            machine.close_lock(106)
+        if machine.end_record is not None and self.ended_at is None:
+            self.ended_at = machine.end_record.at
+        guardian = kernel.procs[GUARDIAN]
+        guardian.state = "Z"
+        guardian.code = -9 if kernel.guardian_dead else 0
+        if not kernel.guardian_dead:
+            kernel.guardian_dead = True
+            machine.close_lock(106)
+            for child in tuple(guardian.children):
+                kernel._reparent(child)
+
+    def _be_warden(self) -> None:
+        kernel = self.kernel
+        if not kernel.warden_dead:
+            self.machine.acting = 2
+            self.parts.warden().live_on()
+        if kernel.warden_dead and not self.run_.released:
+            # As `GuardianLink.poll` has it: end of file, and nobody else is left to say it.
+            if not self.run_.final:
+                self.run_.hear(wire.GuardianLost(code=None, at=kernel.now))
+            self.run_.hear(wire.Released(at=kernel.now))
+            if self.run_._orphaned:
+                self._sweep_marked()
+
+    def _sweep_marked(self) -> None:
+        for proc in self.kernel.family():
+            if not proc.traits.wiped:
+                self.kernel.send(proc, 9)
+
+    def _be_host(self) -> None:
+        if self.kernel.host_dead or self.machine.hung_up:
+            return  # nobody is left to conclude anything
+        if self.run_._complete:
+            self.outcome = self.run_.conclude()
