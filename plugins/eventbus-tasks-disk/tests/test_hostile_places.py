@@ -281,3 +281,34 @@ def test_journal_that_cannot_grow(run_host: RunHost, project: Path) -> None:
     assert names == [(1, "task.accepted"), (3, "output.received"), (4, "task.completed")]
     assert len(records) == len(names)
     assert "persist_error" in (folder / "task-1-output.md").read_text()
+
+
+@pytest.mark.parametrize("where", ["project", "everything"])
+@pytest.mark.parametrize("size", [4, 8, 12, 20, 40, 100, 160, 300])
+def test_full_at_every_point(run_host: RunHost, project: Path, where: str, size: int) -> None:
+    """Wherever a disk becomes full, the program runs undisturbed, and every byte is accounted for.
+
+    The sizes, in KiB, make journal, log, end record, readable file and terminal event fail.
+    """
+    wrapper = mounting(project, f"size={size}k,mode=700")
+    # Bytes that were lost are holes, or missing at the end; none of those written is a NUL.
+    count = "cat \"$d\"/*.stdout.log | tr -d '\\0' | wc -c >&2"
+    state = f'export EBT_STATE_DIR="{project}/state"; ' if where == "everything" else ""
+    script = wrapper[-2].removesuffix(' && "$@"')
+    script = f'{script} && {{ {state}d="{project}/.claude-tasks"; "$@"; ls "$d"/*.stdout.log '
+    script += f">/dev/null 2>&1 && {{ {count}; }}; true; }}"
+    command = "head -c 100000 /dev/zero | tr '\\0' x; echo; exit 3"
+    done = run_host(project, "sh", "-c", command, wrapper=(*wrapper[:-2], script, "sh"))
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert (result["status"], result["return_code"]) == ("failed", 3), result
+    assert result["output_bytes"] == {"stdout": 100_001}
+    lost = result["lost_bytes"].get("stdout", 0)
+    if lost or size < 200:
+        assert result["persist_error"]
+    if size >= 300:
+        assert (result["persist_error"], lost) == (None, 0)
+    counts = [line for line in done.stderr.splitlines() if line.strip().isdecimal()]
+    if counts:  # else the log could not even be made, and was kept as long as the task
+        assert int(counts[-1]) == 100_001 - lost
+    assert "Traceback" not in done.stderr
