@@ -149,8 +149,8 @@ def test_killed_at_any_moment(hosts: Hosts, seed: int) -> None:
     print(f"{seed=} {word=} {times=} {delay=:.4f}")
     hosts.run_and_kill(("asyncio", "trio")[seed % 2], word, times, delay)
 
+    # There may be none: a request that was accepted just now has no journal yet, nor any process.
     entries = unfinished_entries(state_dir())
-    assert entries
     early = recover_all(state_dir())  # some guardians are still at work
     running = unfinished_entries(state_dir())
     wait_for_guardians(running)
