@@ -13,7 +13,14 @@ from eventbus_tasks._process import wire
 from eventbus_tasks._process.family import read_process
 from eventbus_tasks._process.visit import Place, make_place
 from eventbus_tasks.outcome import Reason
-from eventbus_tasks.policies import Journal, LogFiles, OutputStore, Stdin, TerminationPolicy
+from eventbus_tasks.policies import (
+    Journal,
+    LogFiles,
+    OutputStore,
+    ReopenedJournal,
+    Stdin,
+    TerminationPolicy,
+)
 from eventbus_tasks.request import Command, TaskRequest
 
 if TYPE_CHECKING:
@@ -26,6 +33,7 @@ __all__ = [
     "check_files",
     "check_journal",
     "check_policy",
+    "check_reopened",
     "check_store",
     "close_files",
     "close_opened",
@@ -71,6 +79,12 @@ def check_journal(answer: Any) -> None:
             f"ebt_open_journal must return an object with append(), finish() and close(), "
             f"not {answer!r}"
         )
+
+
+def check_reopened(answer: Any) -> None:
+    """Refuse what is no journal that can be read."""
+    if not isinstance(answer, ReopenedJournal):
+        raise TypeError(f"ebt_reopen_journal must return a journal with events(), not {answer!r}")
 
 
 def check_files(files: Any) -> None:

@@ -50,6 +50,7 @@ class OutputFollower:
         self._failed = failed
         self._cursors: list[StreamCursor] = []
         self._splitters: dict[str, tuple[LineSplitter, int]] = {}
+        self.stop_at: dict[str, tuple[int, ...]] = {}  # offsets that no range may cross
 
     def attach(self) -> None:
         """Begin at the beginning of every stream of the task's log."""
@@ -80,7 +81,11 @@ class OutputFollower:
         wanted = self.interpreter is not None or self._bus.wants_output()
         more = False
         for cursor, size in zip(self._cursors, sizes, strict=True):
-            found = cursor.advance(_CHUNK if wanted else _SKIP, size, read=wanted)
+            limit = _CHUNK if wanted else _SKIP
+            for offset in self.stop_at.get(cursor.stream, ()):
+                if offset > cursor.position:
+                    limit = min(limit, offset - cursor.position)
+            found = cursor.advance(limit, size, read=wanted)
             if found is None:
                 continue
             start, end, line_start, cut = found

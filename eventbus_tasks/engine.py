@@ -7,7 +7,6 @@ import functools
 import itertools
 import logging
 import os
-import sys
 import threading
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -19,6 +18,8 @@ from typing import Any, Final, Self, TypeVar
 import anyio
 import anyio.abc
 
+from eventbus_tasks._admission import Admission, check_id, check_platform
+from eventbus_tasks._adoption import Adoption
 from eventbus_tasks._bus import Bus
 from eventbus_tasks._native import absorb, endure
 from eventbus_tasks._process.family import read_process
@@ -29,18 +30,17 @@ from eventbus_tasks._runner import Services, TaskRun
 from eventbus_tasks._turns import Admittance, Lines, Places
 from eventbus_tasks.errors import (
     EngineClosedError,
-    InvalidRequestError,
     ProjectBusyError,
     TaskActiveError,
     TaskNotFoundError,
     UnknownAgentError,
-    UnsupportedPlatformError,
 )
 from eventbus_tasks.events import TaskEvent
 from eventbus_tasks.outcome import Outcome, Reason
 from eventbus_tasks.plugins import PluginHost, PluginReport
 from eventbus_tasks.policies import Stdin, TerminationPolicy, WhenBusy
 from eventbus_tasks.request import NO_TASK, TaskRef, TaskRequest
+from eventbus_tasks.running import RunningTask, find_running_tasks
 from eventbus_tasks.settings import Settings
 from eventbus_tasks.signals import EventStream, TaskSignals
 from eventbus_tasks.task import Task
@@ -128,7 +128,7 @@ class TaskEngine:
         """
         if self._entered:
             raise EngineClosedError("an engine can be entered only once; make a new one")
-        _check_platform()
+        check_platform()
         self._entered = True
         try:
             # Each import has a deadline of its own.
@@ -373,8 +373,8 @@ class TaskEngine:
         """Accept a request and return at once; see `spawn_task`."""
         if not self._accepting or self._group is None:
             raise EngineClosedError
-        admission = _Admission(request)
-        self._group.start_soon(self._admit, admission)
+        admission = Admission(request)
+        self._group.start_soon(self._admit, admission, self._try_admit)
         try:
             await admission.decided.wait()
         except BaseException:
@@ -388,14 +388,16 @@ class TaskEngine:
         assert admission.run is not None
         return admission.run.task
 
-    async def _admit(self, admission: _Admission) -> None:
+    async def _admit(
+        self, admission: Admission, attempt: Callable[[Admission], Awaitable[TaskRun | None]]
+    ) -> None:
         # In a task of its own, because a caller may be cancelled at any moment, even natively,
         # and the lock of the project must not get lost with it.
         self._active += 1
         try:
             with anyio.CancelScope(shield=True):
                 try:
-                    run = await self._try_admit(admission)
+                    run = await attempt(admission)
                 except Exception as error:
                     admission.error = error
                     return
@@ -411,16 +413,17 @@ class TaskEngine:
             self._active -= 1
             self._wake()
 
-    async def _try_admit(self, admission: _Admission) -> TaskRun | None:
+    async def _try_admit(self, admission: Admission) -> TaskRun | None:
         deadline = self.settings.hook_deadline
         settings = self.settings
+        assert admission.request is not None
         request, project = await self.plugins.run(
             functools.partial(self._examine, admission.request), deadline=deadline
         )
         if request.agent not in self.plugins.agents:
             raise UnknownAgentError(request.agent, tuple(sorted(self.plugins.agents)))
         number = await self.plugins.ask(
-            "ebt_next_task_id", {}, failed=self._hook_failed, check=_check_id
+            "ebt_next_task_id", {}, failed=self._hook_failed, check=check_id
         )
         if number is None or number in self._runs:
             number = next(n for n in self._ids if n not in self._runs)
@@ -474,6 +477,69 @@ class TaskEngine:
         """Begin to end a task (what `Task.cancel_nowait` calls)."""
         run = self._runs.get(task.id)
         return run is not None and run.task is task and run.request_stop(reason, now=now)
+
+    # -- tasks of dead hosts ------------------------------------------------------------------
+
+    async def detached_tasks(self) -> tuple[RunningTask, ...]:
+        """Return the tasks of this user that run although their host has died, oldest first."""
+        found = await self.plugins.run(
+            functools.partial(find_running_tasks, self.settings.state_dir),
+            deadline=self.settings.hook_deadline,
+        )
+        return tuple(task for task in found if task.is_detached)
+
+    async def reattach(self, task: RunningTask | str, *, offset: int = 0) -> Task:
+        """Become the host of a task whose own host has died, and return it.
+
+        Its output is delivered from `offset` on, what it had written before included; its events
+        go on in its journal where they had ended; its end is told here, once. From then on it is
+        a task of this engine like any other. Of several hosts that try, exactly one succeeds.
+
+        Args:
+            task: The task, or its UUID; see `detached_tasks`.
+            offset: Where the output that is delivered begins, in each stream.
+
+        Raises:
+            EngineClosedError: The engine is not running.
+            TaskNotFoundError: It does not run (any more).
+            ReattachError: Its host lives, or another one was quicker.
+            UnknownAgentError: No plugin here drives its agent.
+            SettingsError: The project's own settings are wrong.
+
+        Cancellation: ends the waiting; if the task was taken over already, it is in `tasks`.
+        """
+        if not self._accepting or self._group is None:
+            raise EngineClosedError
+        uid = task if isinstance(task, str) else task.ref.uid
+        admission = Admission(None)
+        attempt = functools.partial(self._try_adopt, uid, offset)
+        self._group.start_soon(self._admit, admission, attempt)
+        await admission.decided.wait()
+        if admission.error is not None:
+            raise admission.error
+        assert admission.run is not None
+        return admission.run.task
+
+    async def _try_adopt(self, uid: str, offset: int, admission: Admission) -> TaskRun:
+        settings, services = self.settings, self._services
+        assert services is not None
+        adoption: Adoption = await self.plugins.run(
+            functools.partial(Adoption.prepare, uid, settings, self.plugins),
+            deadline=2 * settings.hook_deadline,
+            undo=Adoption.close,
+        )
+        if not self._accepting:
+            adoption.close()
+            raise EngineClosedError("the engine was closed meanwhile")
+        number = adoption.ref.id
+        if number in self._runs:
+            number = next(n for n in self._ids if n not in self._runs)
+        # It has its project already, and runs, whatever the limit.
+        admittance = Admittance(next(self._accepted), None, self._lines, self._places)
+        run = adoption.start(services, admittance, control=self, number=number, offset=offset)
+        self._runs[number] = run
+        admission.run = run
+        return run
 
     # -- looking up ---------------------------------------------------------------------------
 
@@ -572,22 +638,6 @@ class TaskEngine:
         return self.plugins.reports
 
 
-class _Admission:
-    """A request on its way to being accepted or refused."""
-
-    def __init__(self, request: TaskRequest) -> None:
-        self.request = request
-        self.decided = anyio.Event()
-        self.abandoned = False
-        self.error: Exception | None = None
-        self.run: TaskRun | None = None
-
-
-def _check_id(answer: Any) -> None:
-    if not isinstance(answer, int) or isinstance(answer, bool) or answer < 1:
-        raise InvalidRequestError("ebt_next_task_id", f"must return a number >= 1, not {answer!r}")
-
-
 def _dismiss(warden: WardenClient) -> None:
     """Take back a warden that nobody waits for any more."""
     warden.close()
@@ -597,16 +647,3 @@ def _dismiss(warden: WardenClient) -> None:
 def _close_entry(entry: ProjectLock | Ticket | Busy | None) -> None:
     if isinstance(entry, (ProjectLock, Ticket)):
         entry.close()
-
-
-def _check_platform() -> None:
-    missing = [
-        name
-        for module, name in ((os, "pidfd_open"), (os, "eventfd"), (os, "splice"))
-        if not hasattr(module, name)
-    ]
-    if sys.platform != "linux" or missing:
-        raise UnsupportedPlatformError(
-            "eventbus-tasks runs on Linux (5.3 or newer) only, until another system can keep "
-            f"its promises; here: {sys.platform}, missing: {', '.join(missing) or 'nothing'}"
-        )

@@ -11,6 +11,7 @@ The tree::
     ├── TaskActiveError                         the task must have ended first
     ├── HistoryUnavailableError                 earlier events cannot be read
     ├── InputClosedError                        the standard input of a task takes nothing
+    ├── ReattachError                           the task has a host, or cannot be taken over
     ├── OutputUnavailableError                  the bytes are not within reach
     ├── SettingsError (ValueError)              a settings file, variable or argument is wrong
     ├── UnsupportedPlatformError                this operating system is not supported
@@ -35,6 +36,7 @@ __all__ = [
     "OutputUnavailableError",
     "PluginError",
     "ProjectBusyError",
+    "ReattachError",
     "SettingsError",
     "TaskActiveError",
     "TaskNotFoundError",
@@ -178,6 +180,23 @@ class HistoryUnavailableError(EventbusTasksError):
 
     def __str__(self) -> str:
         return self.problem
+
+
+class ReattachError(EventbusTasksError):
+    """A task that runs cannot be taken over.
+
+    Attributes:
+        uid: Its UUID.
+        problem: Why not: most of all, because its host lives.
+    """
+
+    def __init__(self, uid: str, problem: str) -> None:
+        super().__init__(uid, problem)
+        self.uid = uid
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"the task {self.uid} cannot be taken over: {self.problem}"
 
 
 class OutputUnavailableError(EventbusTasksError):

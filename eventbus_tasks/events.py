@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Final, Protocol, Self, TypeVar
 
+from eventbus_tasks._encoding import encode
 from eventbus_tasks.errors import OutputUnavailableError
 from eventbus_tasks.outcome import Outcome
 from eventbus_tasks.policies import Stream, TerminationPolicy
@@ -42,6 +43,7 @@ __all__ = [
     "TaskEvent",
     "TaskFailed",
     "TaskQueued",
+    "TaskReattached",
     "TaskRemoved",
     "TaskStarted",
     "TaskStopping",
@@ -93,7 +95,7 @@ class TaskEvent:
         data: dict[str, Any] = {"event": self.name}
         for item in dataclasses.fields(self):
             if item.metadata.get("wire", True):
-                data[item.name] = _encode(getattr(self, item.name))
+                data[item.name] = encode(getattr(self, item.name))
         return data
 
     @classmethod
@@ -107,20 +109,6 @@ class TaskEvent:
             value = data[item.name]
             values[item.name] = value if decode is None else decode(value)
         return cls(**values)
-
-
-def _encode(value: Any) -> Any:
-    if value is None or isinstance(value, (str, int, float)):
-        return value
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, (tuple, list)):
-        return [_encode(item) for item in value]
-    if isinstance(value, Mapping):
-        return {str(key): _encode(item) for key, item in value.items()}
-    if hasattr(value, "to_dict"):
-        return value.to_dict()
-    raise TypeError(f"{value!r} cannot be part of an event")
 
 
 _COMMON_DECODERS: Final[Mapping[str, Callable[[Any], Any]]] = {
@@ -214,6 +202,20 @@ class TaskStarted(TaskEvent):
 
     pid: int
     argv: tuple[str, ...]
+
+
+@register_event
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskReattached(TaskEvent):
+    """A new host has taken over a task whose host had died; its events follow.
+
+    Attributes:
+        offset: Where the output that is delivered in this host begins.
+    """
+
+    name: ClassVar[str] = "task.reattached"
+
+    offset: int = 0
 
 
 @register_event

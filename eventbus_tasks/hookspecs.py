@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from eventbus_tasks.agents import AgentHealth
     from eventbus_tasks.engine import TaskEngine
     from eventbus_tasks.events import TaskEvent
-    from eventbus_tasks.policies import Journal, OutputStore, TerminationPolicy
+    from eventbus_tasks.policies import Journal, OutputStore, ReopenedJournal, TerminationPolicy
     from eventbus_tasks.request import Command
     from eventbus_tasks.running import TaskRecord
     from eventbus_tasks.settings import Settings
@@ -68,6 +68,15 @@ def ebt_open_journal(task: Task) -> Journal | None:
     """Open the durable record of a task's events, or ``None`` to leave it to others.
 
     Asked once, before the first event of the task, in a worker thread.
+    """
+
+
+@hookspec(firstresult=True)
+def ebt_reopen_journal(task: Task) -> ReopenedJournal | None:
+    """Open the record of a task whose host has died, to go on with it, or ``None``.
+
+    Asked when an engine re-attaches to a task, once, in a worker thread. Without an answer the
+    story of the task begins anew, with ``ebt_open_journal``.
     """
 
 

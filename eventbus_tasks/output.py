@@ -338,7 +338,9 @@ class StreamCursor:
         descriptor = self._log.descriptor
         return self.position if descriptor is None else os.fstat(descriptor).st_size
 
-    def advance(self, limit: int, size: int, *, read: bool = False) -> tuple[int, int, int] | None:
+    def advance(
+        self, limit: int, size: int, *, read: bool = False
+    ) -> tuple[int, int, int, bool] | None:
         """Move on by at most `limit` bytes.
 
         Args:

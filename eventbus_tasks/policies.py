@@ -28,6 +28,7 @@ __all__ = [
     "OutputInterpreter",
     "OutputStore",
     "ReadableJournal",
+    "ReopenedJournal",
     "Scope",
     "StderrMode",
     "Stdin",
@@ -264,6 +265,18 @@ class ReadableJournal(Journal, Protocol):
 
         Raises:
             Exception: What was asked for cannot be read; the subscriber gets it.
+        """
+
+
+@runtime_checkable
+class ReopenedJournal(Journal, Protocol):
+    """A journal that a later host goes on with: the answer to ``ebt_reopen_journal``."""
+
+    def events(self) -> Iterable[Mapping[str, Any]]:
+        """Return what is in it, in order, each event as ``TaskEvent.to_dict`` has made it.
+
+        Called once, in a worker thread, under a deadline, before anything is appended. What is
+        damaged is left out; the next event is appended behind the last whole one.
         """
 
 

@@ -7,7 +7,6 @@ a moment, and may be called from any thread; `RunningTask.wait` blocks for as lo
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Any, Final, Literal, cast
 
 from eventbus_tasks._process import visit, wire
-from eventbus_tasks._process.family import read_process
 from eventbus_tasks.errors import TaskNotFoundError
 from eventbus_tasks.lifecycle import Facts, judge
 from eventbus_tasks.outcome import Outcome, Reason, Survivor
@@ -26,9 +24,6 @@ from eventbus_tasks.settings import Settings
 __all__ = ["RunningState", "RunningTask", "TaskRecord", "find_running_tasks"]
 
 RunningState = Literal["starting", "running", "stopping", "left", "unknown"]
-
-_REAP: Final = 5.0
-"""Seconds for a guardian that has said everything to disappear."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,10 +160,8 @@ class RunningTask:
             raise TaskNotFoundError(self.ref.id) from error
         if heard is None:
             return None
-        # The warden reaps the guardian when it sees its end, and lets go of the project then.
-        deadline = time.monotonic() + _REAP
-        while _is_there(self._guardian) and time.monotonic() < deadline:
-            time.sleep(0.002)
+        if not any(isinstance(message, wire.Ended) and message.survivors for message in heard):
+            visit.wait_released(self._guardian, Path(self.ref.project_dir))
         return _outcome_of(heard)
 
 
@@ -225,11 +218,6 @@ def _read(path: str, data: Mapping[str, Any]) -> RunningTask:
         _path=path,
         _guardian=(guardian[0] or 0, guardian[1] or 0),
     )
-
-
-def _is_there(who: tuple[int, int]) -> bool:
-    process = read_process(who[0]) if who[0] else None
-    return process is not None and process.start_time == who[1]
 
 
 def _outcome_of(heard: list[wire.Message]) -> Outcome:

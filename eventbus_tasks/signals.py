@@ -268,6 +268,7 @@ class TaskSignals:
         self.task_accepted: EventSignal[events.TaskAccepted] = bus.signal(events.TaskAccepted)
         self.task_queued: EventSignal[events.TaskQueued] = bus.signal(events.TaskQueued)
         self.task_started: EventSignal[events.TaskStarted] = bus.signal(events.TaskStarted)
+        self.task_reattached: EventSignal[events.TaskReattached] = bus.signal(events.TaskReattached)
         self.output_received: EventSignal[events.OutputReceived] = bus.signal(events.OutputReceived)
         self.output_line: EventSignal[events.OutputLine] = bus.signal(events.OutputLine)
         self.output_dropped: EventSignal[events.OutputDropped] = bus.signal(events.OutputDropped)

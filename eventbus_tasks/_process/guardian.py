@@ -409,7 +409,7 @@ class Guardian:
         self._control.close()
         self._control = connection
         self._out = Outbox(connection)
-        self._host_identity = who
+        self._host_identity = who.get("host")
         self._host_lost = False
         for message in self._history.messages():
             self._out.send(wire.encode(message))

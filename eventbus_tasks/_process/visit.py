@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import select
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from eventbus_tasks._process import wire
+from eventbus_tasks._process.family import read_process
 
 __all__ = [
     "Attached",
@@ -34,11 +36,15 @@ __all__ = [
     "make_place",
     "open_logs",
     "request_stop",
+    "wait_released",
     "watch",
 ]
 
 PATIENCE: Final = 5.0
 """Seconds for a guardian to answer: it does so at once, unless its disk has stalled."""
+
+RELEASE: Final = 2.0
+"""Seconds for a warden to reap a guardian and to let go of its project: it does so at once."""
 
 _SUFFIX: Final = ".sock"
 _BATCH: Final = 64
@@ -366,6 +372,32 @@ def watch(
                 return heard
             with contextlib.suppress(wire.WireError):
                 heard.append(wire.decode(data))
+
+
+def wait_released(guardian: Sequence[int], directory: Path) -> None:
+    """Wait until a guardian is reaped, and its project free, for `RELEASE` seconds at most.
+
+    Args:
+        guardian: Number and start time.
+        directory: The project.
+    """
+    deadline = time.monotonic() + RELEASE
+    while (process := read_process(guardian[0])) and time.monotonic() < deadline:
+        if process.start_time != guardian[1]:
+            break
+        time.sleep(0.002)
+    # The warden lets go of the project in the same moment. Asking takes the lock for an instant.
+    with contextlib.suppress(OSError):
+        handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            while time.monotonic() < deadline:
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    time.sleep(0.002)
+        finally:
+            os.close(handle)
 
 
 def attach(path: str, who: Mapping[str, Any]) -> Attached | str:

@@ -19,6 +19,7 @@ LAYERS: Final[tuple[frozenset[str], ...]] = (
     frozenset(
         {
             "_input",
+            "_encoding",
             "_native",
             "_threads",
             "agents",
@@ -53,6 +54,7 @@ LAYERS: Final[tuple[frozenset[str], ...]] = (
     ),
     frozenset({"_answers", "_turns", "running"}),
     frozenset({"_runner"}),
+    frozenset({"_admission", "_adoption"}),
     frozenset({"engine"}),
     frozenset({"manager"}),
     # The face re-exports what is below it.
@@ -70,7 +72,9 @@ BESIDE: Final[dict[str, frozenset[str]]] = {
 
 # Who may import from beside the layers.
 USERS: Final[dict[str, frozenset[str]]] = {
-    "_process": frozenset({"_answers", "_runner", "_turns", "engine", "running", "testing"}),
+    "_process": frozenset(
+        {"_adoption", "_answers", "_runner", "_turns", "engine", "running", "testing"}
+    ),
     "_cli": frozenset({"__main__"}),
 }
 

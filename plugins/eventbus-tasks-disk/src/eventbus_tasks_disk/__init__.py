@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import argparse
     from pathlib import Path
 
-    from eventbus_tasks import Journal, OutputStore, Task, TaskEngine, TaskRecord
+    from eventbus_tasks import Journal, OutputStore, ReopenedJournal, Task, TaskEngine, TaskRecord
 
 __all__ = [
     "DiskSettings",
@@ -28,6 +28,7 @@ __all__ = [
     "ebt_output_log",
     "ebt_register_commands",
     "ebt_register_settings",
+    "ebt_reopen_journal",
     "ebt_task_records",
 ]
 
@@ -111,6 +112,14 @@ def ebt_open_journal(task: Task) -> Journal | None:
     from eventbus_tasks_disk.journal import DiskJournal
 
     return DiskJournal(task)
+
+
+@hookimpl
+def ebt_reopen_journal(task: Task) -> ReopenedJournal | None:
+    """Go on with the journal of a task whose host has died."""
+    from eventbus_tasks_disk.journal import reopen_journal
+
+    return reopen_journal(task)
 
 
 @hookimpl

@@ -58,8 +58,9 @@ def configure_ls(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``ebt ls``."""
     parser.description = LS_HELP
     parser.epilog = (
-        "Status: pending, queued, running, stopping; completed, failed, cancelled; lost (its host "
-        "has died, and it has no end); gone (its files were removed)."
+        "Status: pending, queued, running, stopping, detached (its host has died, and it "
+        "goes on); completed, failed, cancelled; lost (its host has died, and it has no end); "
+        "gone (its files were removed)."
     )
     parser.add_argument("--project", metavar="DIR", help="only tasks of this project")
     parser.add_argument(

@@ -165,8 +165,9 @@ class Summary:
 
     Attributes:
         status: ``"completed"``, ``"failed"``, ``"cancelled"``; ``"pending"``, ``"queued"``,
-            ``"running"``, ``"stopping"``; ``"lost"`` (it has no end, and nobody is left who could
-            give it one); ``"gone"`` (its files are not there).
+            ``"running"``, ``"stopping"``; ``"detached"`` (it runs, and its host has died);
+            ``"lost"`` (it has no end, and nobody is left who could give it one); ``"gone"`` (its
+            files are not there).
         started: When its program was started, as ISO 8601, or ``None``.
         ended: When it ended, or ``None``.
         outcome: `Outcome.to_dict` of its end, or ``None``.
@@ -180,7 +181,7 @@ class Summary:
     @property
     def is_live(self) -> bool:
         """Whether something may still be added to it."""
-        return self.status in ("pending", "queued", "running", "stopping")
+        return self.status in ("pending", "queued", "running", "stopping", "detached")
 
 
 def open_state(state_dir: Path, *, make: bool = False) -> int:
@@ -321,6 +322,7 @@ def summarize(entry: Entry) -> Summary:
     except OSError:
         return Summary(status="gone")
     try:
+        alive = alive or _is_locked(journal)
         started, last, stopping, queued = _skim(journal)
     except OSError:
         return Summary(status="gone")
@@ -332,8 +334,10 @@ def summarize(entry: Entry) -> Summary:
         status = str(last["event"]).removeprefix("task.")
         return Summary(status=status, started=started, ended=_text(last.get("at")), outcome=outcome)
     waits = queued and not started  # and whoever has the project is another task
-    if not alive and (waits or not guardian_lives(entry)):
-        return Summary(status="lost", started=started)
+    if not alive:
+        at_work = not waits and guardian_lives(entry)
+        status = ("stopping" if stopping else "detached") if at_work else "lost"
+        return Summary(status=status, started=started)
     if stopping:
         return Summary(status="stopping", started=started)
     if started:
@@ -365,6 +369,17 @@ def _skim(journal: int) -> tuple[str | None, Mapping[str, Any] | None, bool, boo
 
 def _text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
+
+
+def _is_locked(journal: int) -> bool:
+    """Whether some host, a later one perhaps than that of the index, has the journal open."""
+    try:
+        fcntl.flock(journal, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def host_lives(host: Host) -> bool:

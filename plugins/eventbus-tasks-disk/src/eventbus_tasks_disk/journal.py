@@ -3,23 +3,43 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import errno
 import os
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary, WeakSet
 
 from eventbus_tasks_disk.history import Entry, Host, add_to_index
-from eventbus_tasks_disk.records import encode_record, records_forwards
+from eventbus_tasks_disk.records import encode_record, records_forwards, records_with_ends
 from eventbus_tasks_disk.settings import DiskSettings
-from eventbus_tasks_disk.storage import END_RECORD, JOURNAL, LOGS, MARKDOWN, TaskFolder
-from eventbus_tasks_disk.unfinished import add_unfinished, remove_unfinished, take_lock
+from eventbus_tasks_disk.storage import (
+    END_RECORD,
+    JOURNAL,
+    LOGS,
+    MARKDOWN,
+    TaskFolder,
+    open_directory,
+)
+from eventbus_tasks_disk.unfinished import (
+    add_unfinished,
+    remove_unfinished,
+    take_lock,
+    unfinished_entries,
+)
 
 if TYPE_CHECKING:
     from eventbus_tasks import Outcome, Task, TaskEvent
 
-__all__ = ["DiskJournal", "folder_of", "remove_unused", "sync_logs"]
+__all__ = ["DiskJournal", "folder_of", "remove_unused", "reopen_journal", "sync_logs"]
+
+# How long somebody who looks at the journal is waited for; a look takes microseconds.
+_TRIES: Final = 100
+_PAUSE: Final = 0.01
 
 _folders: Final[WeakKeyDictionary[Task, TaskFolder]] = WeakKeyDictionary()
 _journals: Final[WeakSet[DiskJournal]] = WeakSet()
@@ -32,6 +52,18 @@ def folder_of(task: Task) -> TaskFolder | None:
         return _folders.get(task)
 
 
+def reopen_journal(task: Task) -> DiskJournal | None:
+    """Open the journal that a task has already, if there is one.
+
+    Raises:
+        OSError: It cannot be opened.
+    """
+    for entry in unfinished_entries(task.settings.state_dir):
+        if entry.uid == task.uid:
+            return DiskJournal(task, entry)
+    return None
+
+
 class DiskJournal:
     """The journal of one task.
 
@@ -40,9 +72,11 @@ class DiskJournal:
 
     Args:
         task: Whose journal it is.
+        known: Where it is already, of a task whose host has died; an `OSError` is raised if it
+            cannot be opened then.
     """
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, known: Entry | None = None) -> None:
         self._task = task
         self._settings = task.settings.table(DiskSettings)
         self._lock = threading.Lock()
@@ -54,6 +88,9 @@ class DiskJournal:
         self._missing = 0
         self._untold: OSError | None = None
         self._entry: Entry | None = None
+        if known is not None:
+            self._reopen(known)
+            return
         try:
             self._open()
         except OSError as error:
@@ -88,6 +125,51 @@ class DiskJournal:
         self._entry = entry
         add_unfinished(task.settings.state_dir, entry)
         add_to_index(task.settings.state_dir, entry)
+
+    def _reopen(self, entry: Entry) -> None:
+        """Go on where the last host was; what it has left torn is cut off.
+
+        Raises:
+            OSError: The journal is gone, or somebody else is at it.
+        """
+        directory = open_directory(Path(entry.project_dir), entry.directory)
+        folder = TaskFolder(directory, entry.folder, entry.files)
+        try:
+            self._file = folder.open(JOURNAL, os.O_RDWR | os.O_APPEND)
+            for _ in range(_TRIES):
+                if take_lock(self._file):
+                    break
+                time.sleep(_PAUSE)  # somebody looks whether it has to be recovered
+            else:
+                raise BlockingIOError(errno.EAGAIN, "is in use", folder.path_of(JOURNAL))
+            size = os.fstat(self._file).st_size
+            for record, end in records_with_ends(self._file):
+                if record is not None:
+                    self._size, self._torn = min(end, size), end > size
+            os.ftruncate(self._file, self._size)
+            add_unfinished(
+                self._task.settings.state_dir, dataclasses.replace(entry, host=Host.current())
+            )
+        except BaseException:
+            folder.close()
+            if self._file >= 0:
+                os.close(self._file)
+            raise
+        self._entry = entry
+        self._folder = folder
+        with _folders_lock:
+            _folders[self._task] = folder
+            _journals.add(self)
+
+    def events(self) -> Iterator[Mapping[str, Any]]:
+        """Yield what is in it, in order.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+        for record in records_forwards(self._file):
+            if record is not None:
+                yield record
 
     def append(self, events: Sequence[TaskEvent]) -> None:
         """Write events, whole or not at all.

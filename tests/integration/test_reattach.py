@@ -1,0 +1,326 @@
+"""Tasks that outlive their host: found, followed, taken over and ended by others."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+import pytest
+
+from eventbus_tasks import (
+    OutputReceived,
+    ReattachError,
+    RunningTask,
+    TaskCancelled,
+    TaskEnded,
+    TaskEngine,
+    TaskEvent,
+    TaskNotFoundError,
+    find_running_tasks,
+)
+
+PATIENCE: Final = 40.0
+"""Seconds until something that does not come is given up: a guard against a hang."""
+
+# Writes numbered lines for ever, and keeps book of how many it is sure to have written.
+WRITER: Final = """
+import itertools, os, sys, time
+book = os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY, 0o600)
+for number in itertools.count():
+    os.write(1, b"line %d\\n" % number)
+    os.pwrite(book, b"%d" % (number + 1), 0)
+    time.sleep(0.001)
+"""
+
+HOST: Final = """
+import json, sys, anyio
+from eventbus_tasks import TaskEngine, TerminationPolicy
+options = json.loads(sys.argv[1])
+async def main():
+    async with TaskEngine() as engine:
+        if options.get("uid"):
+            task = await engine.reattach(options["uid"])
+        else:
+            policy = TerminationPolicy(on_host_death="detach")
+            task = await engine.spawn_task("writer", "", options["project"], argv=options["argv"],
+                                           policy=policy)
+        while task.output.size() < options["bytes"]:
+            await anyio.sleep(0.001)
+        print("ready", flush=True)
+        await anyio.sleep_forever()
+anyio.run(main, backend=options["backend"])
+"""
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Look until something is true: for what no descriptor tells."""
+    limit = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < limit, "it did not become true"
+        time.sleep(0.005)
+
+
+class Scene:
+    """A project, the book of its writer, and hosts that die."""
+
+    def __init__(self, directory: Path) -> None:
+        self.project = directory / "project"
+        self.project.mkdir()
+        self.book = directory / "book"
+        self.argv = [sys.executable, "-I", "-S", "-c", WRITER, str(self.book)]
+
+    @property
+    def written(self) -> int:
+        """How many lines the task is sure to have written."""
+        return int(self.book.read_text() or 0) if self.book.exists() else 0
+
+    def lose_host(self, backend: str = "asyncio", **options: Any) -> None:
+        """Run a host until its task has written something, and kill it."""
+        given = {
+            "project": str(self.project),
+            "argv": self.argv,
+            "backend": backend,
+            "bytes": 500,
+            **options,
+        }
+        with subprocess.Popen(
+            [sys.executable, "-c", HOST, json.dumps(given)], stdout=subprocess.PIPE
+        ) as host:
+            assert host.stdout is not None
+            assert host.stdout.readline() == b"ready\n"
+            host.send_signal(signal.SIGKILL)
+
+    def detached(self) -> RunningTask:
+        """Return the task, once its guardian knows that the host is dead."""
+        until(lambda: all(task.is_detached for task in find_running_tasks()))
+        (task,) = find_running_tasks()
+        return task
+
+    def journal(self) -> list[dict[str, Any]]:
+        """Return the journal of the task."""
+        (path,) = (self.project / ".claude-tasks").glob("*.events.jsonl")
+        return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    """Return a scene; what a failed test has left of it is ended."""
+    yield Scene(tmp_path)
+    for task in find_running_tasks():
+        task.cancel(now=True, timeout=PATIENCE)
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep journals and logs, with no other plugin."""
+    monkeypatch.setenv("EBT_PLUGINS", "disk")
+
+
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep nothing: no plugin."""
+    monkeypatch.setenv("EBT_PLUGINS", "none")
+
+
+def assert_whole(output: bytes, written: int) -> None:
+    """Check that no byte is missing or doubled, and that all is there that was surely written."""
+    lines = output.splitlines(keepends=True)
+    assert len(lines) >= written
+    assert b"".join(b"line %d\n" % number for number in range(len(lines))).startswith(output)
+
+
+def ebt(*arguments: str) -> subprocess.Popen[bytes]:
+    """Start the command line."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "eventbus_tasks", *arguments], stdout=subprocess.PIPE
+    )
+
+
+class Listener:
+    """Every event that a host delivers."""
+
+    def __init__(self, engine: TaskEngine) -> None:
+        self.events: list[TaskEvent] = []
+        self.output = b""
+        engine.signals.any_event.connect(self.events.append)
+        engine.signals.output_received.connect(self.hear)
+
+    def hear(self, event: OutputReceived) -> None:
+        """Put the output together."""
+        if not event.last:
+            self.output += event.data
+
+
+@pytest.mark.usefixtures("disk")
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_from_another_terminal(scene: Scene, backend: str) -> None:
+    """After SIGKILL of the host: another process lists, follows whole, and cancels its task."""
+    scene.lose_host(backend)
+    scene.detached()
+    (listed,) = json.loads(ebt("ls", "--json").communicate(timeout=PATIENCE)[0])
+    assert (listed["name"], listed["status"]) == ("writer", "detached")
+    with ebt("logs", "-f", "--raw", "writer") as logs:
+        before = scene.written
+        until(lambda: scene.written > before + 100)
+        with ebt("cancel", "writer") as cancel:
+            assert cancel.wait(PATIENCE) == 0
+        assert logs.stdout is not None
+        assert_whole(logs.stdout.read(), scene.written)
+        assert logs.wait(PATIENCE) == 0
+    assert find_running_tasks() == ()
+
+
+@pytest.mark.usefixtures("disk")
+@pytest.mark.anyio
+async def test_new_host_with_journal(scene: Scene, anyio_backend: tuple[str, Any]) -> None:
+    """A new host gets every byte, goes on in the journal without a gap, and tells the one end."""
+    await anyio.to_thread.run_sync(scene.lose_host, anyio_backend[0])
+    scene.detached()
+    async with TaskEngine() as engine:
+        heard = Listener(engine)
+        (found,) = await engine.detached_tasks()
+        task = await engine.reattach(found)
+        assert (task.id, task.uid, task.name) == (found.ref.id, found.ref.uid, "writer")
+        assert engine.get_task(task.id) is task
+        with anyio.fail_after(PATIENCE), engine.subscribe(OutputReceived) as stream:
+            async for event in stream:
+                if event.end > 5000:
+                    break
+        assert task.pid == found.pid
+        assert await task.cancel()
+        assert await engine.detached_tasks() == ()
+        with engine.subscribe(TaskEvent, task=task, after=0) as replayed:
+            assert [event.name async for event in replayed][:2] == ["task.accepted", "task.started"]
+    assert_whole(heard.output, scene.written)
+    assert heard.output == task.output.read()
+    ends = [event for event in heard.events if isinstance(event, TaskEnded)]
+    assert [type(event) for event in ends] == [TaskCancelled]
+    journal = scene.journal()
+    assert [record["seq"] for record in journal] == list(range(1, len(journal) + 1))
+    names = [record["event"] for record in journal if record["event"] != "output.received"]
+    assert names == [
+        "task.accepted",
+        "task.started",
+        "task.reattached",
+        "task.stopping",
+        "task.signal_sent",
+        "task.cancelled",
+    ]
+    ranges = [(r["start"], r["end"]) for r in journal if r["event"] == "output.received"]
+    assert ranges[0][0] == 0
+    assert all(end == start for (_, end), (start, _) in itertools.pairwise(ranges))
+    (line,) = (scene.project / ".claude-tasks").glob("*-output.md")
+    assert b"line 0\n" in line.read_bytes()
+
+
+@pytest.mark.usefixtures("memory")
+@pytest.mark.anyio
+async def test_new_host_without_anything(scene: Scene, anyio_backend: tuple[str, Any]) -> None:
+    """Without a plugin for it, the new host tells the whole story from its beginning."""
+    await anyio.to_thread.run_sync(scene.lose_host, anyio_backend[0])
+    scene.detached()
+    async with TaskEngine() as engine:
+        heard = Listener(engine)
+        other = await engine.spawn_task("other", "", scene.project.parent, argv=["true"])
+        task = await engine.reattach((await engine.detached_tasks())[0])
+        assert task.id != other.id
+        assert await task.cancel(now=True)
+    assert_whole(heard.output, scene.written)
+    story = [event for event in heard.events if event.task.uid == task.uid]
+    assert [event.seq for event in story] == list(range(1, len(story) + 1))
+    names = [event.name for event in story if event.name != "output.received"]
+    assert names[:3] == ["task.accepted", "task.reattached", "task.started"]
+    assert names[-1] == "task.cancelled"
+
+
+@pytest.mark.usefixtures("disk")
+@pytest.mark.anyio
+async def test_from_an_offset(scene: Scene) -> None:
+    """Delivery begins at the offset that is asked for; the journal is whole all the same."""
+    await anyio.to_thread.run_sync(scene.lose_host)
+    scene.detached()
+    async with TaskEngine() as engine:
+        heard = Listener(engine)
+        task = await engine.reattach((await engine.detached_tasks())[0], offset=300)
+        await task.cancel()
+    assert heard.output == task.output.read(300)
+    ranges = [(r["start"], r["end"]) for r in scene.journal() if r["event"] == "output.received"]
+    assert sum(end - start for start, end in ranges) == task.output.size()
+
+
+@pytest.mark.usefixtures("memory")
+@pytest.mark.anyio
+async def test_exactly_one_new_host(scene: Scene) -> None:
+    """Of engines that want the same task at the same time, one gets it; the others are told."""
+    await anyio.to_thread.run_sync(scene.lose_host)
+    uid = scene.detached().ref.uid
+    results: list[object] = []
+
+    async def attach(engine: TaskEngine) -> None:
+        try:
+            results.append(await engine.reattach(uid))
+        except ReattachError as error:
+            results.append(error)
+
+    async with TaskEngine() as one, TaskEngine() as two, TaskEngine() as three:
+        async with anyio.create_task_group() as group:
+            for engine in (one, two, three):
+                group.start_soon(attach, engine)
+        assert len([result for result in results if isinstance(result, ReattachError)]) == 2
+        with pytest.raises(TaskNotFoundError):
+            await one.reattach("no-such-uid")
+    # Leaving the engine has ended it, as every other task.
+    assert find_running_tasks() == ()
+
+
+@pytest.mark.usefixtures("disk")
+@pytest.mark.anyio
+async def test_host_after_host(scene: Scene) -> None:
+    """The second host may die as well: the third one finds a journal without gap or double."""
+    await anyio.to_thread.run_sync(scene.lose_host)
+    uid = scene.detached().ref.uid
+    await anyio.to_thread.run_sync(lambda: scene.lose_host("trio", uid=uid, bytes=2000))
+    scene.detached()
+    async with TaskEngine() as engine:
+        task = await engine.reattach(uid)
+        await task.cancel()
+        assert_whole(task.output.read(), scene.written)
+    journal = scene.journal()
+    assert [record["seq"] for record in journal] == list(range(1, len(journal) + 1))
+    assert [record["event"] for record in journal].count("task.reattached") == 2
+    ranges = [(r["start"], r["end"]) for r in journal if r["event"] == "output.received"]
+    assert sum(end - start for start, end in ranges) == task.output.size()
+
+
+@pytest.mark.parametrize("kept", ["disk", "memory"])
+def test_guardian_of_a_detached_task_is_killed(
+    scene: Scene, kept: str, request: pytest.FixtureRequest
+) -> None:
+    """Its warden outlives the host, and sweeps the family; neither lock nor socket stays."""
+    request.getfixturevalue(kept)
+    scene.lose_host()
+    task = scene.detached()
+    guardian = task.guardian_pid
+    assert guardian is not None
+    outcome = task.wait(PATIENCE, watching=lambda: os.kill(guardian, signal.SIGKILL))
+    assert outcome is not None
+    assert outcome.reason == "guardian_lost"
+    until(lambda: not Path(f"/proc/{task.pid}").exists())
+    assert find_running_tasks() == ()
+    assert os.listdir(Path(os.environ["EBT_STATE_DIR"]) / "run") == []
+
+    async def work_there() -> None:
+        async with TaskEngine() as engine:
+            again = await engine.spawn_task("again", "", scene.project, argv=["true"])
+            assert (await again.wait()).reason == "exited"
+
+    anyio.run(work_there)
