@@ -123,22 +123,23 @@ def make_place(state_dir: Path, uid: str) -> Place:
 def _make(directory: Path, uid: str) -> Place:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     handle = _open_private(directory)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        os.fchmod(listener.fileno(), 0o600)
-        # A path may be longer than a socket's address; this one never is. And it gets its name
-        # only when it answers, so that whoever lists does not take it for a dead one.
-        unfinished, name = f".{uid}", uid + _SUFFIX
-        listener.bind(f"/proc/self/fd/{handle}/{unfinished}")
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            listener.listen(64)
-            os.rename(unfinished, name, src_dir_fd=handle, dst_dir_fd=handle)
+            os.fchmod(listener.fileno(), 0o600)
+            # A path may be longer than a socket's address; this one never is. And it gets its name
+            # only when it answers, so that whoever lists does not take it for a dead one.
+            unfinished, name = f".{uid}", uid + _SUFFIX
+            listener.bind(f"/proc/self/fd/{handle}/{unfinished}")
+            try:
+                listener.listen(64)
+                os.rename(unfinished, name, src_dir_fd=handle, dst_dir_fd=handle)
+            except BaseException:
+                os.unlink(unfinished, dir_fd=handle)
+                raise
         except BaseException:
-            os.unlink(unfinished, dir_fd=handle)
+            listener.close()
             raise
-    except BaseException:
-        listener.close()
-        raise
     finally:
         os.close(handle)
     return Place(listener, str(directory / name))

@@ -11,23 +11,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
+from tests.faults.suite.books import PATIENCE, Member, is_alive, stat_of
 from tests.faults.suite.table import table
 
 PROGRAMS: Final = Path(__file__).parent / "programs"
 
-PATIENCE: Final = 30.0
-"""Seconds until something that does not come is given up; nothing is ever measured by it."""
-
 GONE_WITHIN: Final = 10.0
 """Seconds after the death of a host within which all of it must be gone: a promise."""
-
-Member = tuple[int, int]  # number and start time: a number alone is used again
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -40,28 +36,6 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if config.getoption("--table", default=False):
         for line in table(terminalreporter.stats):
             terminalreporter.write_line(line)
-
-
-def stat_of(pid: int) -> list[str]:
-    """Return what the kernel says about a process, from its state on; nothing if it is gone."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return []
-
-
-def is_alive(member: Member) -> bool:
-    """Whether a process can still run."""
-    fields = stat_of(member[0])
-    return bool(fields) and int(fields[19]) == member[1] and fields[0] not in "ZX"
-
-
-def until(condition: Callable[[], object], patience: float = PATIENCE) -> None:
-    """Look until something is true: for what no descriptor tells."""
-    limit = time.monotonic() + patience
-    while not condition():
-        assert time.monotonic() < limit, "it did not become true"
-        time.sleep(0.01)
 
 
 class Project:

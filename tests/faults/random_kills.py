@@ -160,11 +160,14 @@ class Host:
     def __init__(self, place: Path, chance: random.Random) -> None:
         self.place = place
         self.projects = [Project(place / f"p{n}") for n in range(chance.randint(1, 4))]
+        self.stops = False  # whether a task is ever stopped: some end before anybody can do that
         tasks = []
         for project in self.projects:
             program = str(PROGRAMS / "hostile.py")
             book = str(project.directory / "book")
-            argv = [sys.executable, "-I", "-S", program, book, *chance.choice(FAMILIES)]
+            habits = chance.choice(FAMILIES)
+            self.stops |= "leaver" not in habits
+            argv = [sys.executable, "-I", "-S", program, book, *habits]
             tasks.append([str(project.directory), argv])
         options = {
             "plan": "churn",
@@ -197,7 +200,7 @@ class Host:
         while (b"\n" + self.heard).count(b"\n" + phase.encode()) < times:
             left = max(0.0, limit - time.monotonic())
             if not select.select([self.process.stdout], (), (), left)[0]:
-                raise Left(f"the host hangs before {phase}: {self.heard!r}")
+                raise Left(f"the host hangs before {phase}: {self.heard[-200:]!r}")
             data = os.read(self.process.stdout.fileno(), 65536)
             if not data:
                 raise Left(f"the host ended: {(self.place / 'stderr').read_text()}")
@@ -270,7 +273,7 @@ def kill_once(seed: int, root: Path) -> Tally:
     tally = Tally(kills=1, phases=collections.Counter({phase: 1}))
     host = Host(place, chance)
     try:
-        host.hear(phase, times)
+        host.hear(phase if host.stops or phase != "stopping" else "again", times)
         time.sleep(delay)  # this is the random moment
         tally.living = sum(len(project.alive()) for project in host.projects)
         host.kill()

@@ -13,7 +13,7 @@ from typing import Final
 
 __all__ = ["PATIENCE", "Member", "Project", "is_alive", "stat_of", "until_true"]
 
-PATIENCE: Final = 30.0
+PATIENCE: Final = 60.0
 """Seconds until something that does not come is given up; nothing is ever measured by it."""
 
 Member = tuple[int, int]  # number and start time: a number alone is used again

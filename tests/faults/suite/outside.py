@@ -27,7 +27,7 @@ PLAY: Final = Path(__file__).parents[1] / "programs" / "play.py"
 GONE_WITHIN: Final = 10.0
 """Seconds after the death of a host within which all of it must be gone: a promise."""
 
-LIMIT: Final = 90.0
+LIMIT: Final = 240.0
 """Seconds after which a host is taken for stuck."""
 
 

@@ -26,7 +26,7 @@ MOUNTS = ("disk", "userns")
 def ebt(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run ``ebt``, which must not take long."""
     command = [sys.executable, "-m", "eventbus_tasks", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=cwd)
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=cwd)
 
 
 def rows() -> list[dict[str, Any]]:
@@ -246,7 +246,7 @@ async def damaged(scene: Scene) -> str:
         for command in ("show", "logs")
     ]
     for reader in readers:
-        errors = reader.communicate(timeout=60)[1].decode()
+        errors = reader.communicate(timeout=240)[1].decode()
         assert "Traceback" not in errors, errors
         assert reader.returncode in (0, 1), errors
     async with scene.engine(load_installed=True) as engine:
@@ -275,7 +275,7 @@ def read_at_once(host: HostProcess) -> str:
         subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "EBT_PLUGINS": "disk"})
         for _ in range(4)
     ]
-    answers = [json.loads(reader.communicate(timeout=60)[0]) for reader in readers]
+    answers = [json.loads(reader.communicate(timeout=240)[0]) for reader in readers]
     assert all(len(answer) == 1 for answer in answers), answers
     assert len({json.dumps(answer, sort_keys=True) for answer in answers}) == 1
     return f"4 readers, the same row: {answers[0][0]['status']} ({answers[0][0].get('reason')})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
@@ -40,6 +41,7 @@ class Scenario:
         lossy: Whether output may be lost, so that the ledgers of the agents are no measure.
         leaky: Whether the host leaves something behind on purpose.
         survivors: Whether processes may outlive their task.
+        fixed: Whether it runs on those event loops only, by night, too.
         wrap: Command in which the host is started.
         bug: What is wrong in the engine, while it is: then the scenario has to fail.
         reason: Why it cannot be provoked here; there is nothing to run then.
@@ -55,6 +57,7 @@ class Scenario:
     lossy: bool = False
     leaky: bool = False
     survivors: bool = False
+    fixed: bool = False
     wrap: tuple[str, ...] = ()
     bug: str = ""
     reason: str = ""
@@ -93,6 +96,7 @@ def scenario(
     lossy: bool = False,
     leaky: bool = False,
     survivors: bool = False,
+    fixed: bool = False,
     wrap: tuple[str, ...] = (),
     bug: str = "",
 ) -> Callable[[Play], _Maker]:
@@ -110,6 +114,7 @@ def scenario(
                 lossy=lossy,
                 leaky=leaky,
                 survivors=survivors,
+                fixed=fixed or not inspect.iscoroutinefunction(play),
                 wrap=wrap,
                 bug=bug,
             )
