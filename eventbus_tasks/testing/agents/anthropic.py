@@ -61,14 +61,16 @@ class AnthropicMessages:
                 continue
             blocks = _blocks(message.get("content", ""))
             found = [_text_of(block.get("content", "")) for block in blocks if _is_result(block)]
+            prompted = False
             for block in blocks:
                 text = _NOTES.sub("", str(block.get("text", ""))).strip()
                 # Beside a result stands a note of the client, unless it is a script.
                 is_prompt = not found or re.search("^fake:", text, re.MULTILINE)
                 if text and is_prompt and not text.startswith(_INTERRUPTED):
                     prompts.append(text)
-                    rounds, results = 0, []
-            if found:
+                    rounds, results, prompted = 0, [], True
+            # Results before a new script in one message are those of what was interrupted.
+            if found and not prompted:
                 rounds += 1
                 results += found
         return Conversation(

@@ -34,6 +34,7 @@ def build_command(task: Task) -> Command:
     request = task.request
     settings = task.settings.table(ClaudeSettings)
     options = ClaudeOptions.of(request.options, settings)
+    prompt = _prompt(request)
     if not (options.resumes or options.names_session):
         # Known to everybody from the beginning, so the session of a task that was killed before
         # its first line can be resumed.
@@ -43,7 +44,8 @@ def build_command(task: Task) -> Command:
     return Command(
         argv=(program, *_HEADLESS, *options.arguments()),
         env=environment,
-        stdin=_prompt(request),
+        # An interactive one gets its prompt as a message, as soon as it runs.
+        stdin="open" if options.interactive else prompt,
         # Claude before 2.1.214 loses the end of its output on a pipe that is read slowly.
         capture="file",
         stderr="separate",

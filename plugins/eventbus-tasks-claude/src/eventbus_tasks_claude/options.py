@@ -30,6 +30,8 @@ class ClaudeSettings:
         permission_mode: As ``--permission-mode`` takes it.
         allowed_tools: Tools that need no permission, as ``--allowedTools`` takes them.
         max_turns: Turns after which Claude gives up.
+        permission_deadline: Seconds after which a permission request that nobody has answered is
+            denied.
     """
 
     executable: Path | None = field(default=None, metadata=_USER_ONLY)
@@ -37,6 +39,7 @@ class ClaudeSettings:
     permission_mode: str | None = field(default=None, metadata=_USER_ONLY)
     allowed_tools: tuple[str, ...] = field(default=(), metadata=_USER_ONLY)
     max_turns: int | None = None
+    permission_deadline: float = 120.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +55,8 @@ class ClaudeOptions:
         session_id: A UUID for a new session; by default the ``uid`` of the task.
         resume: The session to go on with.
         append_system_prompt: Added to the system prompt.
+        interactive: Claude stays after its answer, takes more prompts, and asks for permissions:
+            see `eventbus_tasks_claude.conversation`.
         args: More arguments for Claude, as they are.
     """
 
@@ -63,6 +68,7 @@ class ClaudeOptions:
     session_id: str | None = None
     resume: str | None = None
     append_system_prompt: str | None = None
+    interactive: bool = False
     args: tuple[str, ...] = ()
 
     @classmethod
@@ -127,7 +133,8 @@ class ClaudeOptions:
             "--append-system-prompt": self.append_system_prompt,
         }
         given = (f"{flag}={value}" for flag, value in glued.items() if value is not None)
-        return (*given, *self.args)
+        talk = ("--input-format=stream-json", "--permission-prompt-tool=stdio")
+        return (*given, *(talk if self.interactive else ()), *self.args)
 
 
 def _flag(argument: str) -> str:
@@ -154,6 +161,12 @@ def _turns(name: str, value: Any) -> int:
     return value
 
 
+def _switch(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise InvalidRequestError(name, f"must be true or false, not {value!r}")
+    return value
+
+
 def _uuid(name: str, value: Any) -> str:
     try:
         return str(uuid.UUID(_word(name, value)))
@@ -174,5 +187,6 @@ _READERS: Final = {
     "disallowed_tools": _words,
     "max_turns": _turns,
     "session_id": _uuid,
+    "interactive": _switch,
     "args": _arguments,
 }

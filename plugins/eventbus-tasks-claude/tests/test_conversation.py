@@ -1,0 +1,188 @@
+"""A Claude that stays: what it is sent, and what of it comes back. A scripted one answers."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import eventbus_tasks_claude
+import pytest
+from eventbus_tasks_claude.conversation import answer, interrupt, say
+
+from eventbus_tasks import (
+    AgentInputRequired,
+    AgentResult,
+    InputClosedError,
+    Reason,
+    Task,
+    TaskEnded,
+    TaskEngine,
+    TaskEvent,
+)
+
+pytestmark = pytest.mark.anyio
+
+# Answers each message with a result; asks for a permission where it is told "ask".
+FAKE: Final = """\
+#!{python} -IS
+import json, sys
+session = {{"session_id": "00000000-0000-4000-8000-000000000000"}}
+
+def write(**fields):
+    print(json.dumps({{**fields, **session}}), flush=True)
+
+def result(text, **changes):
+    write(**{{"type": "result", "subtype": "success", "is_error": False, "num_turns": 1,
+             "result": text, "terminal_reason": "completed", "permission_denials": [], **changes}})
+
+with open({log!r}, "w") as log:
+    print(json.dumps(sys.argv[1:]), file=log, flush=True)
+    for line in sys.stdin:
+        print(line, end="", file=log, flush=True)
+        data = json.loads(line)
+        if data["type"] == "control_request":
+            write(type="control_response", response={{"request_id": data["request_id"]}})
+            result("", subtype="error_during_execution", is_error=True,
+                   terminal_reason="aborted_streaming")
+        elif data["type"] == "control_response":
+            result("answered: " + data["response"]["response"]["behavior"])
+        else:
+            text = data["message"]["content"][0]["text"]
+            write(type="system", subtype="init", model="fake")
+            if text == "ask":
+                tool = {{"subtype": "can_use_tool", "tool_name": "Write",
+                        "input": {{"file_path": "/x"}}}}
+                write(type="control_request", request_id="r1", request=tool)
+            elif text != "wait":
+                result("I was told: " + text)
+"""
+
+
+class Scene:
+    """A directory with the scripted Claude, and what it was given."""
+
+    def __init__(self, directory: Path) -> None:
+        self.project = directory / "project"
+        self.project.mkdir()
+        self._log = directory / "log"
+        program = directory / "claude"
+        program.write_text(FAKE.format(python=sys.executable, log=str(self._log)))
+        program.chmod(0o700)
+        self.env = {"PATH": f"{directory}:/usr/bin:/bin"}
+
+    async def spawn(self, engine: TaskEngine, prompt: str) -> Task:
+        """Start an interactive task."""
+        return await engine.spawn_task(
+            "talk",
+            prompt,
+            self.project,
+            agent="claude",
+            env=self.env,
+            options={"interactive": True},
+        )
+
+    @property
+    def given(self) -> list[Any]:
+        """Its arguments, then each line of its standard input."""
+        return [json.loads(line) for line in self._log.read_text().splitlines()]
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    """Return a scene."""
+    return Scene(tmp_path)
+
+
+def make_engine(**more: Any) -> TaskEngine:
+    """Return an engine with this plugin alone."""
+    return TaskEngine(plugins={"claude": eventbus_tasks_claude}, load_installed=False, **more)
+
+
+async def following(stream: Any, kind: type[Any]) -> Any:
+    """Return the next event of a kind."""
+    async for event in stream:
+        assert not isinstance(event, TaskEnded), event
+        if isinstance(event, kind):
+            return event
+    raise AssertionError("the stream has ended")
+
+
+async def test_prompts_follow_each_other(scene: Scene) -> None:
+    """The task's prompt is the first message; more follow; the end of input ends it well."""
+    async with make_engine() as engine:
+        with engine.subscribe(TaskEvent) as stream:
+            task = await scene.spawn(engine, "first")
+            assert (await following(stream, AgentResult)).text == "I was told: first"
+            await say(task, "second \u2028 🦊")
+            assert (await following(stream, AgentResult)).text == "I was told: second \u2028 🦊"
+            await task.close_input()
+            outcome = await task.wait()
+    assert (outcome.reason, outcome.result) == (Reason.EXITED, "I was told: second \u2028 🦊")
+    assert "--input-format=stream-json" in scene.given[0]
+    assert [line["type"] for line in scene.given[1:]] == ["user", "user"]
+
+
+async def test_interrupt_ends_a_turn_only(scene: Scene) -> None:
+    """After an interrupt the task goes on with its next prompt; without one it is no success."""
+    async with make_engine() as engine:
+        with engine.subscribe(TaskEvent) as stream:
+            task = await scene.spawn(engine, "wait")
+            await following(stream, TaskEvent)
+            await say(task, "wait")
+            await interrupt(task)
+            assert not (await following(stream, AgentResult)).ok
+            await say(task, "go on")
+            assert (await following(stream, AgentResult)).ok
+            await interrupt(task)
+            assert (await following(stream, AgentResult)).text == "interrupted"
+            await task.close_input()
+            outcome = await task.wait()
+    assert (outcome.reason, outcome.message) == (Reason.AGENT_ERROR, "interrupted")
+
+
+@pytest.mark.parametrize("decision", ["allow", "deny"])
+async def test_permission_is_answered(scene: Scene, decision: Any) -> None:
+    """The first answer counts and is sent once; a permission comes with the tool's own input."""
+    async with make_engine() as engine:
+        with engine.subscribe(TaskEvent) as stream:
+            task = await scene.spawn(engine, "ask")
+            asked = await following(stream, AgentInputRequired)
+            assert asked.prompt == "may it use Write: /x"
+            with pytest.raises(ValueError, match="decision"):
+                await answer(task, asked, "perhaps")  # type: ignore[arg-type]
+            assert await answer(task, asked, decision, "too dangerous")
+            assert not await answer(task, asked, "allow")
+            assert (await following(stream, AgentResult)).text == f"answered: {decision}"
+            await task.close_input()
+            await task.wait()
+    sent = [line["response"] for line in scene.given[1:] if line["type"] == "control_response"]
+    assert [response["request_id"] for response in sent] == ["r1"]
+    inner = sent[0]["response"]
+    assert inner.get("updatedInput") == ({"file_path": "/x"} if decision == "allow" else None)
+    assert inner.get("message") == (None if decision == "allow" else "too dangerous")
+
+
+async def test_silence_is_no_consent(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody has answered by the deadline is denied, and later answers do not count."""
+    monkeypatch.setenv("EBT_CLAUDE_PERMISSION_DEADLINE", "0.05")
+    async with make_engine() as engine:
+        with engine.subscribe(TaskEvent) as stream:
+            task = await scene.spawn(engine, "ask")
+            asked = await following(stream, AgentInputRequired)
+            assert (await following(stream, AgentResult)).text == "answered: deny"
+            assert not await answer(task, asked, "allow")
+            await task.close_input()
+            await task.wait()
+
+
+async def test_a_task_that_is_not_interactive_takes_nothing(scene: Scene) -> None:
+    """Without the option there is nobody to talk to, and it is said so."""
+    async with make_engine() as engine:
+        task = await engine.spawn_task(
+            "work", "do it", scene.project, agent="claude", env=scene.env
+        )
+        with pytest.raises(InputClosedError):
+            await say(task, "more")
+        await task.wait()
