@@ -185,7 +185,6 @@ def _rows(size: int, scale: float, *, full: bool) -> list[Variant]:
             Variant(label="anyio streams, trio, split", function=measure_anyio, baseline=True,
                     arguments={**amount(200), "backend": "trio", "split": True}),
         ]  # fmt: skip
-        kinds = {"data": 1000, "lines": 400, "line": 100 * slow}
         rows += [
             ours("10 receivers of .data", 400, kind="data", receivers=10),
             ours("10 receivers of .lines", 100, kind="lines", receivers=10),
@@ -197,17 +196,16 @@ def _rows(size: int, scale: float, *, full: bool) -> list[Variant]:
             ours("1 receiver of OutputLine, disk plugin", 100 * slow, kind="line", receivers=1,
                  disk=True),
         ]  # fmt: skip
-        others: dict[str, dict[str, Any]] = {
-            "trio": {"backend": "trio"},
-            "uvloop": {"uvloop": True},
-        }
-        for loop, options in others.items():
-            rows.append(ours(f"no receiver, {loop}", 1000, **options))
-            rows += [
-                ours(f"1 receiver of {name}, {loop}", kinds[kind], kind=kind, receivers=1,
-                     **options)
-                for kind, name in (("data", ".data"), ("lines", ".lines"), ("line", "OutputLine"))
-            ]  # fmt: skip
+    loops: dict[str, dict[str, Any]] = {"trio": {"backend": "trio"}}
+    if full:
+        loops["uvloop"] = {"uvloop": True}
+    kinds = {"data": 1000, "lines": 400, "line": 100 * slow}
+    for loop, options in loops.items():
+        rows.append(ours(f"no receiver, {loop}", 1000, **options))
+        rows += [
+            ours(f"1 receiver of {name}, {loop}", kinds[kind], kind=kind, receivers=1, **options)
+            for kind, name in (("data", ".data"), ("lines", ".lines"), ("line", "OutputLine"))
+        ]
     return rows
 
 
