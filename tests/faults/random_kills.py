@@ -31,6 +31,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -286,6 +287,8 @@ def kill_once(seed: int, root: Path) -> Tally:
         host.check_records()
     except Left as problem:
         tally.failures.append(f"seed {seed} ({phase} x{times} + {delay:.3f} s): {problem}")
+    except Exception:  # noqa: BLE001 - one round that could not be judged must not hide the others
+        tally.failures.append(f"seed {seed} could not be judged: {traceback.format_exc()}")
     finally:
         host.close()
     if not tally.failures:
@@ -298,13 +301,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("kills", type=int, nargs="?", default=1000)
     parser.add_argument("--seed", type=int, default=1, help="of the first; counted up (default: 1)")
+    parser.add_argument("--seeds", help="these seeds instead, separated by commas")
     parser.add_argument("-j", "--jobs", type=int, default=4, help="hosts at the same time")
     chosen: Any = parser.parse_args(arguments)
     root = Path(tempfile.mkdtemp(prefix="ebt-kills-"))
     tally = Tally()
     begun = time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(chosen.jobs) as pool:
-        seeds = range(chosen.seed, chosen.seed + chosen.kills)
+        seeds = (
+            [int(seed) for seed in chosen.seeds.split(",")]
+            if chosen.seeds
+            else range(chosen.seed, chosen.seed + chosen.kills)
+        )
         for done in concurrent.futures.as_completed(
             [pool.submit(kill_once, seed, root) for seed in seeds]
         ):
