@@ -11,9 +11,9 @@ import anyio
 import pytest
 
 from eventbus_tasks import (
-    AgentEventUnknown,
     AgentMessage,
     AgentResult,
+    AgentRetry,
     AgentSession,
     AgentToolFinished,
     AgentToolStarted,
@@ -158,7 +158,9 @@ async def test_retry(stage: Stage) -> None:
     """A refusal that a retry overcomes is told, and is no failure."""
     run = await stage.run("fake:flaky 1 500")
     assert (run.outcome.reason, run.outcome.result) == (Reason.EXITED, "Done at last.")
-    assert "system/api_retry" in [event.kind for event in run.of(AgentEventUnknown)]
+    assert [(event.kind, event.status, event.attempt) for event in run.of(AgentRetry)] == [
+        ("error", 500, 1)
+    ]
 
 
 @ONE_LOOP
