@@ -2,7 +2,7 @@
 
 ``uv tool install`` makes the environment exactly of what it is told, so all of the receipt has to
 be said again: the tool itself, every ``--with``, the Python, the indexes. (Format seen with uv
-0.5 to 0.13. What is not known here is refused, and not forgotten.)
+0.13. What is not known here is refused, and not forgotten.)
 """
 
 from __future__ import annotations
