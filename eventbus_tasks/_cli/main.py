@@ -7,8 +7,10 @@ plugins are loaded only for their own commands and for the list of all of them.
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -86,6 +88,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             say(line)
         code = code_of_error(error)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.EIO:
+            # The terminal has been closed: what its SIGHUP means, even if that comes later.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            return 128 + signal.SIGHUP
         if is_debugging():
             raise
         say(f"internal error: {type(error).__name__}: {error} (EBT_DEBUG=1 shows where)")
