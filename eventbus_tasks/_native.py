@@ -3,20 +3,24 @@
 On asyncio anybody may call ``Task.cancel`` on any task, and `asyncio.run` does so with every task
 when its main function returns. No shield of anyio holds that back. Code that must not be
 interrupted catches it, takes it back, and goes on.
+
+Trio raises a Ctrl-C in whatever code happens to run. In a task of the engine it would end what
+others wait for, so there it is passed on to the program's main task.
 """
 
 from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar, TypeVarTuple
 
 import anyio
 
-__all__ = ["absorb", "endure", "redeliver"]
+__all__ = ["absorb", "endure", "redeliver", "undisturbed"]
 
 T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
 
 
 def absorb() -> None:
@@ -52,3 +56,27 @@ def redeliver(error: BaseException) -> None:
     """Pass on a Ctrl-C that happened to arrive in foreign code: it belongs to the program."""
     if isinstance(error, KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
+
+
+def undisturbed(
+    function: Callable[[*Arguments], Coroutine[Any, Any, object]],
+) -> Callable[[*Arguments], Coroutine[Any, Any, object]]:
+    """Return the function of an engine's own task in such a form that trio raises no Ctrl-C in it.
+
+    The main task of the program gets it instead, as soon as it has its turn. On asyncio there is
+    nothing to do: its runner cancels the main task.
+
+    Args:
+        function: An async function, to be started in a task group.
+    """
+    trio = sys.modules.get("trio")
+    if trio is None:
+        return function
+
+    async def protected(*arguments: *Arguments) -> None:
+        await function(*arguments)
+
+    # It marks the code of this frame; trio looks for the nearest mark above the interrupted one.
+    guarded: Callable[[*Arguments], Coroutine[Any, Any, object]]
+    guarded = trio.lowlevel.enable_ki_protection(protected)
+    return guarded

@@ -33,7 +33,7 @@ from eventbus_tasks._answers import (
 )
 from eventbus_tasks._following import OutputFollower
 from eventbus_tasks._history import LIMIT, History, Replay
-from eventbus_tasks._native import absorb, endure, redeliver
+from eventbus_tasks._native import absorb, endure, redeliver, undisturbed
 from eventbus_tasks._process import wire
 from eventbus_tasks._process.marker import sweep_marked
 from eventbus_tasks._pump import OutputPump, Turn
@@ -353,7 +353,7 @@ class TaskRun:
         # Native cancellation of one of the two ends both; then they begin again.
         while not self._followed:
             async with anyio.create_task_group() as group:
-                group.start_soon(self._follow_output)
+                group.start_soon(undisturbed(self._follow_output))
                 await self._follow_messages()
 
     async def _follow_messages(self) -> None:

@@ -21,7 +21,7 @@ import anyio.abc
 from eventbus_tasks._admission import Admission, check_id, check_platform
 from eventbus_tasks._adoption import Adoption
 from eventbus_tasks._bus import Bus
-from eventbus_tasks._native import absorb, endure
+from eventbus_tasks._native import absorb, endure, undisturbed
 from eventbus_tasks._process.family import read_process
 from eventbus_tasks._process.handle import WardenClient
 from eventbus_tasks._process.lock import Busy, ProjectLock
@@ -147,7 +147,7 @@ class TaskEngine:
         await group.__aenter__()
         self._group = group
         try:
-            group.start_soon(self._serve_pump, self._services)
+            group.start_soon(undisturbed(self._serve_pump), self._services)
             self._bus.start_worker = self._start_worker
             for subscription in tuple(self._bus._subscriptions.values()):
                 if subscription.mailbox is not None:  # filled before there was a worker
@@ -178,7 +178,7 @@ class TaskEngine:
             run.request_stop(Reason.ENGINE_CLOSED, now=False)
         # The rest happens in a task of the group, shielded, so that a cancellation of this one,
         # even a native one that no shield holds back, only waits like everybody else.
-        group.start_soon(self._shut_down)
+        group.start_soon(undisturbed(self._shut_down))
         try:
             await group.__aexit__(None, None, None)
         finally:
@@ -267,7 +267,7 @@ class TaskEngine:
                     deadline=30.0,
                     undo=_dismiss,
                 )
-                self._group.start_soon(self._serve_warden, self._warden)
+                self._group.start_soon(undisturbed(self._serve_warden), self._warden)
                 if old is not None:
                     old.close()
                     await self.plugins.run(functools.partial(old.reap, 0.5), deadline=5.0)
@@ -279,12 +279,12 @@ class TaskEngine:
 
     async def _serve_warden(self, warden: WardenClient) -> None:
         with anyio.CancelScope(shield=True):
-            await endure(warden.serve)
+            await endure(functools.partial(warden.serve, undisturbed))
 
     def _start_worker(self, work: Callable[[], Awaitable[None]]) -> None:
         if self._group is not None:
             self._worker_count += 1
-            self._group.start_soon(self._run_worker, work)
+            self._group.start_soon(undisturbed(self._run_worker), work)
 
     async def _run_worker(self, work: Callable[[], Awaitable[None]]) -> None:
         scope = anyio.CancelScope(shield=True)
@@ -374,7 +374,7 @@ class TaskEngine:
         if not self._accepting or self._group is None:
             raise EngineClosedError
         admission = Admission(request)
-        self._group.start_soon(self._admit, admission, self._try_admit)
+        self._group.start_soon(undisturbed(self._admit), admission, self._try_admit)
         try:
             await admission.decided.wait()
         except BaseException:
@@ -513,7 +513,7 @@ class TaskEngine:
         uid = task if isinstance(task, str) else task.ref.uid
         admission = Admission(None)
         attempt = functools.partial(self._try_adopt, uid, offset)
-        self._group.start_soon(self._admit, admission, attempt)
+        self._group.start_soon(undisturbed(self._admit), admission, attempt)
         await admission.decided.wait()
         if admission.error is not None:
             raise admission.error

@@ -16,7 +16,7 @@ import sys
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, cast
@@ -26,6 +26,8 @@ import anyio
 from eventbus_tasks._process import wire
 
 __all__ = ["GuardianLink", "WardenClient"]
+
+_Work = Callable[[], Coroutine[Any, Any, object]]
 
 START_TIMEOUT: Final = 30.0
 """Seconds until a warden that does not answer is taken for broken."""
@@ -389,12 +391,16 @@ class WardenClient:
         if self._queued is not None:
             self._queued.set()
 
-    async def serve(self) -> None:
-        """Route what the warden says, until it is gone or this side is closed."""
+    async def serve(self, protect: Callable[[_Work], _Work] = lambda work: work) -> None:
+        """Route what the warden says, until it is gone or this side is closed.
+
+        Args:
+            protect: Applied to what is started as a task of its own.
+        """
         self._serving = True
         try:
             async with anyio.create_task_group() as group:
-                group.start_soon(self._flush_queue)
+                group.start_soon(protect(self._flush_queue))
                 await self._receive_all()
                 group.cancel_scope.cancel()
         finally:
