@@ -71,7 +71,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     _ensure_standard_streams()
     configure_logging()
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _code_of(list(sys.argv[1:] if argv is None else argv))
+    finally:
+        _give_up_unwritten()
+
+
+def _code_of(arguments: list[str]) -> int:
     try:
         code = _dispatch(arguments)
         sys.stdout.flush()
@@ -80,8 +86,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         code = 130
     except BrokenPipeError:
-        # What is still buffered cannot be written either, and would fail again at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = OUTPUT_CLOSED
     except EventbusTasksError as error:
         for line in str(error).split("\n"):
@@ -90,13 +94,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.EIO:
             # The terminal has been closed: what its SIGHUP means, even if that comes later.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             return 128 + signal.SIGHUP
         if is_debugging():
             raise
         say(f"internal error: {type(error).__name__}: {error} (EBT_DEBUG=1 shows where)")
         code = INTERNAL
     return code
+
+
+def _give_up_unwritten() -> None:
+    """Let nothing be left that cannot be written: Python would exit with 120 instead of our code.
+
+    Of standard error too: what a terminal that has gone was to be told is still in its buffer.
+    """
+    for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
 
 
 def _dispatch(arguments: list[str]) -> int:
