@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,7 +22,7 @@ _HINT: Final = 300
 _KIND: Final = re.compile(r"[^\w./:-]+")
 
 
-class JsonLinesInterpreter:
+class JsonLinesInterpreter(abc.ABC):
     """Base of an `OutputInterpreter` for an agent that writes one JSON object in each line.
 
     Only lines of standard output that begin with ``{`` are read as JSON; other lines, and standard
@@ -57,14 +58,15 @@ class JsonLinesInterpreter:
         """Judge the run; see `OutputInterpreter`. Asks `judge`."""
         return self.judge(exit)
 
+    @abc.abstractmethod
     def read(self, data: Mapping[str, Any]) -> Iterable[AgentActivity]:
         """Return what one JSON object means: to be implemented.
 
         Args:
             data: The object of one line.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def judge(self, exit: ProcessExit) -> Verdict:
         """Judge the finished run from everything that `read` has seen: to be implemented.
 
@@ -73,7 +75,6 @@ class JsonLinesInterpreter:
         Args:
             exit: How the process ended.
         """
-        raise NotImplementedError
 
     def no_result(
         self, exit: ProcessExit, what: str = "ended without a result", answer: str | None = None

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from eventbus_tasks import Command, InvalidRequestError
-from eventbus_tasks_claude.environment import child_environment
+from eventbus_tasks import Command
+from eventbus_tasks.agents import child_environment, find_program, prompt_bytes
+from eventbus_tasks_claude.environment import SESSION_VARIABLES
 from eventbus_tasks_claude.interpreter import ClaudeInterpreter
 from eventbus_tasks_claude.options import ClaudeOptions, ClaudeSettings
 
 if TYPE_CHECKING:
-    from eventbus_tasks import Task, TaskRequest
+    from eventbus_tasks import Task
 
 __all__ = ["AGENT", "build_command", "session_id_of"]
 
@@ -34,13 +33,15 @@ def build_command(task: Task) -> Command:
     request = task.request
     settings = task.settings.table(ClaudeSettings)
     options = ClaudeOptions.of(request.options, settings)
-    prompt = _prompt(request)
+    prompt = prompt_bytes(request)
     if not (options.resumes or options.names_session):
         # Known to everybody from the beginning, so the session of a task that was killed before
         # its first line can be resumed.
         options = replace(options, session_id=task.uid)
-    environment = child_environment(os.environ, request.env)
-    program = _program(settings.executable, environment.get("PATH"))
+    environment = child_environment(os.environ, request.env, without=SESSION_VARIABLES)
+    program = find_program(
+        AGENT, settings.executable, environment.get("PATH"), setting="claude.executable"
+    )
     return Command(
         argv=(program, *_HEADLESS, *options.arguments()),
         env=environment,
@@ -65,34 +66,3 @@ def session_id_of(argv: Iterable[str]) -> str | None:
             if word.startswith(f"{flag}="):
                 return word.removeprefix(f"{flag}=")
     return None
-
-
-def _program(wanted: Path | None, path: str | None) -> str:
-    name = AGENT if wanted is None else str(wanted)
-    if os.sep in name:
-        if not os.path.isabs(name):
-            # It would be looked for in the project, which must not choose what is run.
-            raise InvalidRequestError(
-                "settings claude.executable",
-                f"must be an absolute path, or a name to be found in PATH, not {name!r}",
-            )
-        return name
-    # A program that is not there is left to the engine: the task fails as `spawn_failed`.
-    found = shutil.which(name, path=path)
-    return name if found is None else os.path.abspath(found)
-
-
-def _prompt(request: TaskRequest) -> bytes:
-    if request.argv:
-        raise InvalidRequestError("argv", "claude takes arguments as the option 'args'")
-    if request.stdin:
-        raise InvalidRequestError("stdin", "claude reads its prompt there; put the text into it")
-    if not request.prompt.strip():
-        raise InvalidRequestError("prompt", "must not be empty")
-    try:
-        # Bytes of an argument that were not UTF-8 arrive as they were.
-        return request.prompt.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        raise InvalidRequestError(
-            "prompt", "holds a lone surrogate that cannot be encoded"
-        ) from None

@@ -1,11 +1,10 @@
-"""The environment for Claude: the host's own, without the traces of a session around it."""
+"""What the environment for Claude must not have: the traces of a session around it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
-__all__ = ["SESSION_VARIABLES", "child_environment"]
+__all__ = ["SESSION_VARIABLES"]
 
 SESSION_VARIABLES: Final = frozenset(
     {
@@ -39,9 +38,3 @@ SESSION_VARIABLES: Final = frozenset(
 )
 """Variables that belong to one running session. All other ``CLAUDE_…`` ones are a user's own
 configuration (``CLAUDE_CODE_USE_BEDROCK``, ``CLAUDE_CONFIG_DIR`` …) and stay."""
-
-
-def child_environment(host: Mapping[str, str], extra: Mapping[str, str]) -> dict[str, str]:
-    """Return the host's variables without those of a session, and the request's own on top."""
-    kept = {name: value for name, value in host.items() if name not in SESSION_VARIABLES}
-    return {**kept, **extra}

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from eventbus_tasks import (
     AgentActivity,
-    AgentEventUnknown,
     AgentInputRequired,
     AgentMessage,
     AgentResult,
@@ -19,27 +16,24 @@ from eventbus_tasks import (
     AgentSession,
     ProcessExit,
     Reason,
-    Stream,
     Verdict,
-    decode_line,
 )
-from eventbus_tasks_claude.judgement import ClaudeResult, read_result
-from eventbus_tasks_claude.reading import (
+from eventbus_tasks.agents import (
+    JsonLinesInterpreter,
     count_in,
+    input_summary,
     list_in,
     object_in,
     one_line,
-    parse_object,
     price_in,
     text_in,
+    unknown_event,
 )
-from eventbus_tasks_claude.tools import ToolCalls, input_summary
+from eventbus_tasks_claude.judgement import ClaudeResult, read_result
+from eventbus_tasks_claude.tools import ToolCalls
 from eventbus_tasks_claude.usage import UsageCounter
 
 __all__ = ["ClaudeInterpreter"]
-
-_HINT: Final = 300
-"""Characters of a line of standard error that are remembered."""
 
 # Parts of a streamed message that say nothing a person would read; the whole message follows.
 _SILENT: Final = frozenset(
@@ -53,10 +47,9 @@ _SILENT: Final = frozenset(
     }
 )
 _SILENT_DELTAS: Final = frozenset({"input_json_delta", "signature_delta", "citations_delta"})
-_KIND: Final = re.compile(r"[^\w./:-]+")
 
 
-class ClaudeInterpreter:
+class ClaudeInterpreter(JsonLinesInterpreter):
     """The `OutputInterpreter` of one run of ``claude -p --output-format stream-json``.
 
     Only lines of standard output that begin with ``{`` are read as JSON. Nothing that Claude, or
@@ -70,56 +63,31 @@ class ClaudeInterpreter:
     """
 
     def __init__(self, *, resumed: bool = False) -> None:
+        super().__init__()
         self.session_id: str = ""
         self._model = ""
         self._usage = UsageCounter(resumed=resumed)
         self._tools = ToolCalls()
         self._result: ClaudeResult | None = None
         self._turn_open = False  # something has begun since the last result
-        self._cut = False  # the last line of JSON was none
-        self._stderr: deque[str] = deque(maxlen=5)
-        self._noise = ""
 
-    def interpret(self, line: bytes, stream: Stream) -> Iterator[AgentActivity]:
-        """Return what one line means; see `OutputInterpreter`."""
-        if stream == "stderr":
-            hint = _hint(line)
-            if hint:
-                self._stderr.append(hint)
-            return iter(())
-        if not line.startswith(b"{"):
-            self._noise = _hint(line) or self._noise
-            return iter(())
-        data = parse_object(line)
-        self._cut = data is None
-        if data is None:
-            return iter((AgentEventUnknown(kind="unreadable"),))
-        # A list, because the state must not depend on whether somebody iterates.
-        events = list(self._read(data))
+    def read(self, data: Mapping[str, Any]) -> Iterable[AgentActivity]:
+        """Return what one JSON object means, with the use of a tool that it belongs to."""
+        events = self._read(data)
         parent = text_in(data, "parent_tool_use_id")
-        return iter([replace(event, parent=parent) for event in events] if parent else events)
+        return (replace(event, parent=parent) for event in events) if parent else events
 
-    def verdict(self, exit: ProcessExit) -> Verdict:
+    def judge(self, exit: ProcessExit) -> Verdict:
         """Judge the run by its last result; without one it is no success, whatever its status."""
         result = self._result
         answer = result.text if result is not None and result.is_answer else None
-        if result is None or (result.ok and self._turn_open):
-            return Verdict(reason=Reason.NO_RESULT, message=self._nothing(exit), result=answer)
+        if result is None:
+            return self.no_result(exit, answer=answer)
+        if result.ok and self._turn_open:
+            return self.no_result(exit, "ended in the middle of another turn", answer)
         if not result.ok:
             return Verdict(reason=Reason.AGENT_ERROR, message=result.problem, result=answer)
         return Verdict(reason=Reason.EXITED, result=answer)
-
-    def _nothing(self, exit: ProcessExit) -> str:
-        message = "ended without a result"
-        if self._result is not None:
-            message = "ended in the middle of another turn"
-        code = exit.return_code
-        if code is not None:
-            message += f" (exit status {code})" if code >= 0 else f" (killed by signal {-code})"
-        if self._cut:
-            message += ", its last line is cut off"
-        hint = self._stderr[-1] if self._stderr else self._noise
-        return f"{message}: {hint}" if hint else message
 
     # -- lines --------------------------------------------------------------------------------
 
@@ -143,7 +111,7 @@ class ClaudeInterpreter:
             case "rate_limit_event":
                 yield _read_rate_limit(object_in(data, "rate_limit_info"))
             case _:
-                yield _unknown(kind)
+                yield unknown_event(kind)
 
     def _read_system(self, data: Mapping[str, Any]) -> Iterator[AgentActivity]:
         subtype = text_in(data, "subtype")
@@ -153,7 +121,7 @@ class ClaudeInterpreter:
             yield _read_retry(data)
             return
         if subtype != "init":
-            yield _unknown("system", subtype)
+            yield unknown_event("system", subtype)
             return
         self._turn_open = True
         session_id, model = text_in(data, "session_id"), text_in(data, "model")
@@ -185,17 +153,17 @@ class ClaudeInterpreter:
         elif kind == "tool_result" or kind.endswith("_tool_result"):
             yield self._tools.finish(block)
         else:
-            yield _unknown("assistant", kind)
+            yield unknown_event("assistant", kind)
 
     def _read_user(self, message: Mapping[str, Any]) -> Iterator[AgentActivity]:
         if "content" in message and not isinstance(message["content"], list):
-            yield _unknown("user", "text")
+            yield unknown_event("user", "text")
         for block in _blocks(message):
             kind = text_in(block, "type")
             if kind == "tool_result":
                 yield self._tools.finish(block)
             else:
-                yield _unknown("user", kind)
+                yield unknown_event("user", kind)
 
     def _read_result(self, data: Mapping[str, Any]) -> Iterator[AgentActivity]:
         yield from self._tools.note_denials(data)
@@ -210,7 +178,7 @@ class ClaudeInterpreter:
 def _read_retry(data: Mapping[str, Any]) -> AgentRetry:
     delay = price_in(data, "retry_delay_ms")
     return AgentRetry(
-        message=one_line(text_in(data, "error"), 200),
+        message=one_line(text_in(data, "error")),
         status=count_in(data, "error_status"),
         attempt=count_in(data, "attempt"),
         max_attempts=count_in(data, "max_retries"),
@@ -221,7 +189,7 @@ def _read_retry(data: Mapping[str, Any]) -> AgentRetry:
 def _read_rate_limit(info: Mapping[str, Any]) -> AgentActivity:
     """Return what it means when the quota is used up; a mere reading of it has no meaning."""
     if text_in(info, "status") != "rejected":
-        return _unknown("rate_limit_event")
+        return unknown_event("rate_limit_event")
     resets = count_in(info, "resetsAt")
     try:
         until = None if resets is None else datetime.fromtimestamp(resets, UTC)
@@ -235,7 +203,7 @@ def _read_stream_event(event: Mapping[str, Any]) -> Iterator[AgentActivity]:
     kind = text_in(event, "type")
     if kind != "content_block_delta":
         if kind not in _SILENT:
-            yield _unknown("stream_event", kind)
+            yield unknown_event("stream_event", kind)
         return
     delta = object_in(event, "delta")
     part = text_in(delta, "type")
@@ -245,14 +213,14 @@ def _read_stream_event(event: Mapping[str, Any]) -> Iterator[AgentActivity]:
         if text:
             yield AgentMessage(text=text, delta=True, kind=word)
     elif part not in _SILENT_DELTAS:
-        yield _unknown("stream_event", part)
+        yield unknown_event("stream_event", part)
 
 
 def _read_control_request(data: Mapping[str, Any]) -> Iterator[AgentActivity]:
     request = object_in(data, "request")
     subtype = text_in(request, "subtype")
     if subtype != "can_use_tool":
-        yield _unknown("control_request", subtype)
+        yield unknown_event("control_request", subtype)
         return
     tool = one_line(text_in(request, "tool_name"), 100) or "a tool"
     what = input_summary(object_in(request, "input"))
@@ -265,12 +233,3 @@ def _read_control_request(data: Mapping[str, Any]) -> Iterator[AgentActivity]:
 
 def _blocks(message: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     return (block for block in list_in(message, "content") if isinstance(block, dict))
-
-
-def _unknown(*parts: str) -> AgentEventUnknown:
-    words = (_KIND.sub("_", part[:100]) for part in parts if part)
-    return AgentEventUnknown(kind="/".join(words))
-
-
-def _hint(line: bytes) -> str:
-    return one_line(decode_line(line[: _HINT * 8]), _HINT)

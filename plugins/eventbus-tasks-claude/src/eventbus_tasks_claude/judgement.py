@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from eventbus_tasks_claude.reading import count_in, list_in, one_line, text_in
+from eventbus_tasks.agents import count_in, list_in, one_line, text_in
 
 __all__ = ["ClaudeResult", "read_result"]
 

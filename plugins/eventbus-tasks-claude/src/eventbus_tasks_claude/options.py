@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, ClassVar, Final, Self
 
 from eventbus_tasks import InvalidRequestError
+from eventbus_tasks.agents import AgentOptions
 
 __all__ = ["ClaudeOptions", "ClaudeSettings"]
 
 _USER_ONLY: Final = {"user_only": True}
-
-# Options of Claude that say what this plugin relies on.
-_OURS: Final = ("--print", "-p", "--output-format", "--input-format", "--")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +40,7 @@ class ClaudeSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClaudeOptions:
+class ClaudeOptions(AgentOptions):
     """The options of one request, checked. Each one given replaces the setting of its name.
 
     Attributes:
@@ -60,6 +57,12 @@ class ClaudeOptions:
         args: More arguments for Claude, as they are.
     """
 
+    agent: ClassVar[str] = "claude"
+    # They say what this plugin relies on.
+    reserved: ClassVar[frozenset[str]] = frozenset(
+        {"--print", "-p", "--output-format", "--input-format", "--"}
+    )
+
     model: str | None = None
     permission_mode: str | None = None
     allowed_tools: tuple[str, ...] = ()
@@ -72,33 +75,25 @@ class ClaudeOptions:
     args: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, options: Mapping[str, Any], settings: ClaudeSettings) -> Self:
-        """Check the options of a request, on top of the settings.
+    def of(cls, options: Mapping[str, Any], settings: object | None = None) -> Self:
+        """Check the options of a request, on top of the settings; see `AgentOptions.of`.
 
         Raises:
             InvalidRequestError: An option is unknown, or its value cannot be used: says which
                 and why.
         """
-        known = [item.name for item in fields(cls)]
-        values: dict[str, Any] = {
-            name: getattr(settings, name)
-            for name in ("model", "permission_mode", "allowed_tools", "max_turns")
-        }
-        for name, value in options.items():
-            if name not in known:
-                close = difflib.get_close_matches(str(name), known, n=1)
-                hint = f"did you mean {close[0]!r}? " if close else ""
-                raise InvalidRequestError(
-                    f"options.{name}",
-                    f"is not an option of claude; {hint}known: {', '.join(sorted(known))}",
-                )
-            if value is not None:
-                values[name] = _READERS.get(name, _word)(f"options.{name}", value)
-        made = cls(**values)
-        if made.session_id is not None and made.resume is not None and not made.forks:
+        # In this form, because a class with slots has lost what a bare `super()` looks for.
+        made = super(ClaudeOptions, cls).of(options, settings)
+        if made.session_id is None:
+            return made
+        if made.resume is not None and not made.forks:
             problem = 'a resumed session keeps its id, unless args has "--fork-session"'
             raise InvalidRequestError("options.session_id", problem)
-        return made
+        try:
+            return replace(made, session_id=str(uuid.UUID(made.session_id)))
+        except ValueError:
+            problem = f"must be a UUID, not {made.session_id!r}"
+            raise InvalidRequestError("options.session_id", problem) from None
 
     @property
     def forks(self) -> bool:
@@ -139,54 +134,3 @@ class ClaudeOptions:
 
 def _flag(argument: str) -> str:
     return argument.split("=", 1)[0]
-
-
-def _word(name: str, value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise InvalidRequestError(name, f"must be a string that is not empty, not {value!r}")
-    return value
-
-
-def _words(name: str, value: Any) -> tuple[str, ...]:
-    if isinstance(value, str):
-        value = (value,)
-    if not isinstance(value, Sequence) or isinstance(value, (bytes, bytearray)):
-        raise InvalidRequestError(name, f"must be a list of strings, not {value!r}")
-    return tuple(_word(f"{name}[{position}]", word) for position, word in enumerate(value))
-
-
-def _turns(name: str, value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InvalidRequestError(name, f"must be a number >= 1, not {value!r}")
-    return value
-
-
-def _switch(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise InvalidRequestError(name, f"must be true or false, not {value!r}")
-    return value
-
-
-def _uuid(name: str, value: Any) -> str:
-    try:
-        return str(uuid.UUID(_word(name, value)))
-    except ValueError:
-        raise InvalidRequestError(name, f"must be a UUID, not {value!r}") from None
-
-
-def _arguments(name: str, value: Any) -> tuple[str, ...]:
-    words = _words(name, value)
-    for word in words:
-        if _flag(word) in _OURS:
-            raise InvalidRequestError(name, f"{word!r} is decided by the plugin")
-    return words
-
-
-_READERS: Final = {
-    "allowed_tools": _words,
-    "disallowed_tools": _words,
-    "max_turns": _turns,
-    "session_id": _uuid,
-    "interactive": _switch,
-    "args": _arguments,
-}

@@ -7,29 +7,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from eventbus_tasks import AgentToolFinished, AgentToolStarted
-from eventbus_tasks_claude.reading import list_in, object_in, one_line, text_in
+from eventbus_tasks.agents import input_summary, list_in, object_in, one_line, text_in
 
-__all__ = ["ToolCalls", "input_summary"]
-
-_SUMMARY: Final = 200
-"""Characters of a summary, at most."""
+__all__ = ["ToolCalls"]
 
 _NAME: Final = 100
 """Characters of a tool's name, at most."""
-
-# What says best what a tool does, in this order, whichever tool it is.
-_TELLING: Final = (
-    "command",
-    "file_path",
-    "notebook_path",
-    "path",
-    "pattern",
-    "url",
-    "query",
-    "skill",
-    "description",
-    "prompt",
-)
 
 # How Claude begins the result of a tool that it may not use; such a result is an error as well.
 # ("The user doesn't want to proceed" is none: that is how an interrupted tool ends.)
@@ -77,9 +60,7 @@ class ToolCalls:
             status = "denied"
             self._refused.discard(call_id)
             self._denied_by_text.append(tool or "a tool")
-        return AgentToolFinished(
-            tool=tool, call_id=call_id, status=status, summary=one_line(text, _SUMMARY)
-        )
+        return AgentToolFinished(tool=tool, call_id=call_id, status=status, summary=one_line(text))
 
     def note_denial(self, data: Mapping[str, Any]) -> None:
         """Take a ``permission_denied`` line, which comes before the result of the tool."""
@@ -105,19 +86,6 @@ class ToolCalls:
                 yield AgentToolFinished(
                     tool=self._open.pop(call_id) or tool, call_id=call_id, status="denied"
                 )
-
-
-def input_summary(arguments: Mapping[str, Any]) -> str:
-    """Return what a tool is used for, in one line."""
-    for key in _TELLING:
-        line = one_line(text_in(arguments, key), _SUMMARY)
-        if line:
-            return line
-    for key in arguments:
-        line = one_line(text_in(arguments, key), _SUMMARY)
-        if line:
-            return line
-    return ""
 
 
 def _result_text(block: Mapping[str, Any]) -> str:

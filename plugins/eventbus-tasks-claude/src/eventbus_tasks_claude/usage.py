@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from eventbus_tasks import AgentUsage
-from eventbus_tasks_claude.reading import count_in, object_in, price_in, text_in
+from eventbus_tasks.agents import count_in, object_in, price_in, text_in
 
 __all__ = ["UsageCounter"]
 
