@@ -203,10 +203,7 @@ def enter_or_refuse(
     Raises:
         OSError: The directory cannot be opened, or there is no way to lock it.
     """
-    door = Door(directory, state_dir)
-    folder = _folder(state_dir, door.key)
-    waiting = _living(folder)
-    lock = None if waiting else door.enter(holder)
+    door, folder, waiting, lock = _try_to_enter(directory, state_dir, holder)
     if lock is not None:
         return lock
     busy = Busy(door.holder() or (_read(folder / waiting[0]) if waiting else None))
@@ -227,13 +224,18 @@ def enter_or_queue(
     Raises:
         OSError: The directory cannot be opened, or there is no way to lock it.
     """
+    door, folder, _, lock = _try_to_enter(directory, state_dir, holder)
+    return Ticket(door, folder, holder) if lock is None else lock
+
+
+def _try_to_enter(
+    directory: Path, state_dir: Path, holder: Mapping[str, Any]
+) -> tuple[Door, Path, list[str], ProjectLock | None]:
+    """Return door, queue, who waits there, and the lock if nobody has it or waits for it."""
     door = Door(directory, state_dir)
     folder = _folder(state_dir, door.key)
-    if not _living(folder):
-        lock = door.enter(holder)
-        if lock is not None:
-            return lock
-    return Ticket(door, folder, holder)
+    waiting = _living(folder)
+    return door, folder, waiting, None if waiting else door.enter(holder)
 
 
 def _folder(state_dir: Path, key: str) -> Path:

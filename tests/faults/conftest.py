@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests.faults.suite.books import PATIENCE, Member, is_alive, stat_of
+from tests.faults.suite.books import PATIENCE, Book, stat_of
 from tests.faults.suite.table import table
 
 PROGRAMS: Final = Path(__file__).parent / "programs"
@@ -38,42 +38,18 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             terminalreporter.write_line(line)
 
 
-class Project:
+class Project(Book):
     """A directory in which a hostile family works, and its books."""
 
     def __init__(self, directory: Path) -> None:
+        super().__init__(directory / "book")
         self.directory = directory
-        self.book = directory / "book"
         self.book.mkdir(parents=True)
 
     def argv(self, *habits: str) -> list[str]:
         """Return the command of a hostile program."""
         program = str(PROGRAMS / "hostile.py")
         return [sys.executable, "-I", "-S", program, str(self.book), *habits]
-
-    @property
-    def members(self) -> list[Member]:
-        """Everybody who has ever been in the family."""
-        try:
-            lines = (self.book / "members").read_text().splitlines()
-        except FileNotFoundError:
-            return []
-        found = [tuple(map(int, line.split())) for line in lines]
-        return [(pid, start) for pid, start in found]
-
-    @property
-    def alive(self) -> list[Member]:
-        """Those who can still run."""
-        return [member for member in self.members if is_alive(member)]
-
-    @property
-    def ledgers(self) -> dict[int, int]:
-        """For each process that writes, how many lines it is sure to have written."""
-        found = {}
-        for path in self.book.glob("ledger-*"):
-            with contextlib.suppress(ValueError):  # made, and not written yet
-                found[int(path.name.partition("-")[2])] = int(path.read_text())
-        return found
 
     def forget(self) -> None:
         """Begin new books, once everybody has ended."""

@@ -242,7 +242,8 @@ class Host:
 
     def check_records(self) -> None:
         """Check that every task whose start was told has its end record."""
-        told = {int(line.split()[1]) for line in self.heard.splitlines() if b"started " in line}
+        lines = self.heard.splitlines()  # "failed receiver … started" is another thing
+        told = {int(line.split()[1]) for line in lines if line.startswith(b"started ")}
         for number in told:
             records = [
                 path

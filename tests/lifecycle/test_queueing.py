@@ -267,15 +267,15 @@ async def test_limit_of_running_tasks(stage: Stage) -> None:
     async with stage.engine(max_running=2) as engine:
         started = [await stage.start(engine, project=stage.new_project(f"p{i}")) for i in range(2)]
         book = stage.directory / "book"
-        waiting = [
-            await engine.spawn_task(
+        waiting = []
+        for i in range(5):
+            task = await engine.spawn_task(
                 "t",
                 argv=["sh", "-c", f"echo {i} >> {book}"],
                 project_dir=stage.new_project(f"q{i}"),
             )
-            for i in range(5)
-        ]
-        for i, task in enumerate(waiting):
+            waiting.append(task)
+            # Only those count as ahead that have come so far themselves.
             told = await stage.recorder.until(TaskQueued, task)
             assert (told.why, told.ahead, told.holder) == ("max_running", i, {})
             assert task.status is TaskStatus.PENDING

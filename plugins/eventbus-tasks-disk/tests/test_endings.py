@@ -261,7 +261,9 @@ async def test_modes(make_engine: MakeEngine, project: Path, private_state: Path
         os.umask(old)
     for folder in (project / ".claude-tasks", private_state / "state" / "disk"):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-        files = [path for path in folder.iterdir() if path.name != "unfinished"]
+        for inner in filter(Path.is_dir, folder.iterdir()):
+            assert (inner.name, stat.S_IMODE(inner.stat().st_mode)) == ("unfinished", 0o700)
+        files = [path for path in folder.rglob("*") if not path.is_dir()]
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in files}
         assert set(modes.values()) == {0o600}, modes
 

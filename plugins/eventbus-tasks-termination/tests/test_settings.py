@@ -159,6 +159,7 @@ def test_measured_beginnings() -> None:
         steps = must_policy(agent).steps
         assert (steps[0].signal, steps[0].scope) == (INT, "leader")
         assert (steps[-1].signal, steps[-1].scope) == (TERM, "tree")
+    assert [step.signal for step in must_policy("claude").steps] == [INT, TERM]
     assert [step.signal for step in must_policy("codex").steps] == [INT, INT, TERM]
     assert [step.signal for step in must_policy("gemini").steps] == [TERM, TERM]
     assert all(step.scope != "leader" for step in must_policy("gemini").steps)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-__all__ = ["PATIENCE", "Member", "Project", "is_alive", "stat_of", "until_true"]
+__all__ = ["PATIENCE", "Book", "Member", "Project", "is_alive", "stat_of", "until_true"]
 
 PATIENCE: Final = 60.0
 """Seconds until something that does not come is given up; nothing is ever measured by it."""
@@ -48,31 +48,15 @@ def until_true(condition: Callable[[], object], what: str = "it", limit: float =
         time.sleep(0.005)
 
 
-class Project:
-    """A directory where tasks work, and beside it the book of those who work there.
+class Book:
+    """What the processes of a family write down about themselves.
 
     Args:
-        scene: Directory of the scene.
-        name: Its name there.
+        path: Directory of the book.
     """
 
-    def __init__(self, scene: Path, name: str) -> None:
-        self.name = name
-        self.directory = scene / "projects" / name
-        self.book = scene / "books" / name
-        if not self.book.exists():
-            self.directory.mkdir(parents=True)
-            self.book.mkdir(parents=True)
-
-    @classmethod
-    def all(cls, scene: Path) -> list[Project]:
-        """Return every project of a scene."""
-        books = scene / "books"
-        return [cls(scene, path.name) for path in books.iterdir()] if books.exists() else []
-
-    def argv(self, code: str) -> list[str]:
-        """Return the command of an agent that executes `code`; see ``programs/agent.py``."""
-        return [sys.executable, "-I", "-S", str(AGENT), str(self.book), code]
+    def __init__(self, path: Path) -> None:
+        self.book = path
 
     @property
     def members(self) -> list[Member]:
@@ -97,6 +81,33 @@ class Project:
             with contextlib.suppress(ValueError):  # made, and not written yet
                 found[int(path.name.partition("-")[2])] = int(path.read_text())
         return found
+
+
+class Project(Book):
+    """A directory where tasks work, and beside it the book of those who work there.
+
+    Args:
+        scene: Directory of the scene.
+        name: Its name there.
+    """
+
+    def __init__(self, scene: Path, name: str) -> None:
+        super().__init__(scene / "books" / name)
+        self.name = name
+        self.directory = scene / "projects" / name
+        if not self.book.exists():
+            self.directory.mkdir(parents=True)
+            self.book.mkdir(parents=True)
+
+    @classmethod
+    def all(cls, scene: Path) -> list[Project]:
+        """Return every project of a scene."""
+        books = scene / "books"
+        return [cls(scene, path.name) for path in books.iterdir()] if books.exists() else []
+
+    def argv(self, code: str) -> list[str]:
+        """Return the command of an agent that executes `code`; see ``programs/agent.py``."""
+        return [sys.executable, "-I", "-S", str(AGENT), str(self.book), code]
 
     def flag(self, name: str) -> None:
         """Make a flag that an agent waits for."""
