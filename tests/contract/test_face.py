@@ -28,7 +28,7 @@ ERRORS: Final = [
     if inspect.isclass(item) and issubclass(item, errors.EventbusTasksError)
 ]
 EVENTS: Final = sorted(
-    (cls for cls in events.EVENT_TYPES.values() if cls.__module__ == events.__name__),
+    (cls for cls in events.EVENT_TYPES.values() if cls.__module__.startswith("eventbus_tasks.")),
     key=lambda cls: cls.name,
 )
 
