@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -12,7 +13,8 @@ from eventbus_tasks._native import redeliver
 from eventbus_tasks._process import wire
 from eventbus_tasks._process.family import read_process
 from eventbus_tasks._process.visit import Place, make_place
-from eventbus_tasks.outcome import Reason
+from eventbus_tasks.events import TaskCancelled, TaskCompleted, TaskEnded, TaskFailed
+from eventbus_tasks.outcome import Outcome, Reason, Survivor, TaskStatus
 from eventbus_tasks.policies import (
     Journal,
     LogFiles,
@@ -40,15 +42,21 @@ __all__ = [
     "close_quietly",
     "current_umask",
     "identity",
+    "launch_spec",
+    "name_survivors",
     "open_files",
     "open_stdin",
     "portable",
     "reason_of",
     "spawn_message",
+    "terminal_event",
     "utc",
 ]
 
 logger: Final[logging.Logger] = logging.getLogger("eventbus_tasks")
+
+_COMMAND: Final = 200
+"""Characters of a command line that an outcome keeps."""
 
 
 def check_command(answer: Any) -> None:
@@ -140,6 +148,33 @@ def about(task: Task) -> dict[str, Any]:
     }
 
 
+def launch_spec(
+    task: Task, command: Command, policy: TerminationPolicy, place: Place | None
+) -> wire.LaunchSpec:
+    """Return what the guardian is told, but for the descriptors."""
+    environ = command.env if command.env is not None else os.environ
+    return wire.LaunchSpec(
+        uid=task.uid,
+        argv=list(command.argv),
+        cwd=str(command.cwd or task.project_dir),
+        env=dict(environ),
+        umask=current_umask(),
+        capture=command.capture,
+        policy=policy.to_dict(),
+        about=about(task),
+        request=portable(task.request, command),
+        rendezvous=None if place is None else place.path,
+    )
+
+
+def name_survivors(found: Iterable[wire.Survivor]) -> tuple[Survivor, ...]:
+    """Return the processes that are still there, as the outcome names them."""
+    return tuple(
+        Survivor(pid=one.pid, start_time=one.start_time, command=one.command[:_COMMAND])
+        for one in found
+    )
+
+
 def portable(request: TaskRequest, command: Command) -> dict[str, Any]:
     """Return a request for a later host; what is in the command as well is left out."""
     data = request.to_dict()
@@ -212,3 +247,13 @@ def reason_of(word: str) -> Reason:
 def spawn_message(message: wire.SpawnFailed) -> str:
     """Say why nothing could be started."""
     return message.message or f"{message.path}: {os.strerror(message.errno)}"
+
+
+def terminal_event(outcome: Outcome) -> TaskEnded:
+    """Return the event of an end."""
+    made: Mapping[TaskStatus, type[TaskEnded]] = {
+        TaskStatus.COMPLETED: TaskCompleted,
+        TaskStatus.FAILED: TaskFailed,
+        TaskStatus.CANCELLED: TaskCancelled,
+    }
+    return made[outcome.status](outcome=outcome)

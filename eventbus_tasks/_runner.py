@@ -6,7 +6,7 @@ import functools
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -16,19 +16,19 @@ import anyio.lowlevel
 
 from eventbus_tasks import events
 from eventbus_tasks._answers import (
-    about,
     check_command,
     check_journal,
     check_policy,
     check_store,
     close_opened,
     close_quietly,
-    current_umask,
+    launch_spec,
+    name_survivors,
     open_files,
     open_stdin,
-    portable,
     reason_of,
     spawn_message,
+    terminal_event,
     utc,
 )
 from eventbus_tasks._following import OutputFollower
@@ -37,9 +37,10 @@ from eventbus_tasks._native import absorb, endure, redeliver, undisturbed
 from eventbus_tasks._process import wire
 from eventbus_tasks._process.marker import sweep_marked
 from eventbus_tasks._pump import OutputPump, Turn
+from eventbus_tasks._threads import NoWorkerError
 from eventbus_tasks.builtin.unnamed_log import UnnamedLog
 from eventbus_tasks.lifecycle import Facts, Input, judge, step
-from eventbus_tasks.outcome import Outcome, Reason, Survivor, TaskStatus
+from eventbus_tasks.outcome import Outcome, Reason, Survivor
 from eventbus_tasks.policies import (
     DurableJournal,
     Journal,
@@ -63,12 +64,6 @@ if TYPE_CHECKING:
 __all__ = ["Services", "TaskRun"]
 
 logger: Final[logging.Logger] = logging.getLogger("eventbus_tasks")
-
-_TERMINAL: Final[Mapping[TaskStatus, type[events.TaskEnded]]] = {
-    TaskStatus.COMPLETED: events.TaskCompleted,
-    TaskStatus.FAILED: events.TaskFailed,
-    TaskStatus.CANCELLED: events.TaskCancelled,
-}
 
 
 class Services:
@@ -208,22 +203,37 @@ class TaskRun:
             deadline=2 * self._policy.kill_wait + 5.0,
             endures=True,
         )
-        self._survivors = tuple(
-            Survivor(pid=found.pid, start_time=found.start_time, command=found.command)
-            for found in survivors
-        )
+        self._survivors = name_survivors(survivors)
 
     # -- before the start ---------------------------------------------------------------------
 
     async def _prepare(self) -> None:
         if not self._seq:
-            journal = await self._ask("ebt_open_journal", check=check_journal, undo=close_quietly)
-            self._journal = cast("Journal | None", journal)
-            if isinstance(journal, ReadableJournal):
-                self._history = History(LIMIT)
+            await self._open_journal()
             self._emit(events.TaskAccepted(request=self.task.request))
         if not await self._take_turn() or self._stopped():
             return
+        try:
+            await self._start()
+        except OSError as error:
+            self._facts = Facts(spawn_error=f"the system refuses what a start needs: {error}")
+
+    async def _open_journal(self) -> None:
+        try:
+            journal = await self._ask("ebt_open_journal", check=check_journal, undo=close_quietly)
+        except NoWorkerError as error:
+            self._failed_to_persist(f"journal: {error}")
+            return
+        self._journal = cast("Journal | None", journal)
+        if isinstance(journal, ReadableJournal):
+            self._history = History(LIMIT)
+
+    async def _start(self) -> None:
+        """Have the task started, unless something is missing, or it is stopped meanwhile.
+
+        Raises:
+            OSError: There are no descriptors, threads or processes left.
+        """
         command = await self._ask("ebt_build_command", check=check_command)
         if self._stopped():
             return
@@ -272,12 +282,12 @@ class TaskRun:
 
     async def _choose_policy(self) -> TerminationPolicy:
         request = self.task.request
-        policy = request.policy or await self._ask("ebt_termination_policy", check=check_policy)
-        if policy is None:
-            policy = TerminationPolicy()
-        if request.timeout is not None:
-            policy = policy.with_changes(timeout=request.timeout)
-        return cast("TerminationPolicy", policy)
+        policy: TerminationPolicy = (
+            request.policy
+            or await self._ask("ebt_termination_policy", check=check_policy)
+            or TerminationPolicy()
+        )
+        return policy if request.timeout is None else policy.with_changes(timeout=request.timeout)
 
     async def _open_log(self, command: Command) -> LogFiles | None:
         separate = command.stderr == "separate"
@@ -310,25 +320,13 @@ class TaskRun:
         return None
 
     def _launch(self, warden: WardenClient, command: Command, files: LogFiles) -> None:
-        environ = command.env if command.env is not None else os.environ
-        spec = wire.LaunchSpec(
-            uid=self.task.uid,
-            argv=list(command.argv),
-            cwd=str(command.cwd or self.task.project_dir),
-            env=dict(environ),
-            umask=current_umask(),
-            capture=command.capture,
-            policy=self._policy.to_dict(),
-            about=about(self.task),
-            request=portable(self.task.request, command),
-            rendezvous=None if self._place is None else self._place.path,
-        )
         self._argv = tuple(command.argv)
         self._output.interpreter = command.interpreter
-        stdin = open_stdin(command.stdin, self.task._input)
+        stdin = -1
         try:
+            stdin = open_stdin(command.stdin, self.task._input)
             self._link = warden.launch(
-                spec,
+                launch_spec(self.task, command, self._policy, self._place),
                 stdin=stdin,
                 stdout_log=files.stdout,
                 stderr_log=files.stderr,
@@ -340,7 +338,8 @@ class TaskRun:
             self._facts = Facts(spawn_error=f"the guardian could not be started: {error}")
             return
         finally:
-            os.close(stdin)
+            if stdin >= 0:
+                os.close(stdin)
             if files.end_record is not None:
                 os.close(files.end_record)
             self._admittance.hand_over()
@@ -445,10 +444,7 @@ class TaskRun:
             unkillable=message.unkillable,
         )
         self.task._return_code = message.return_code
-        self._survivors = tuple(
-            Survivor(pid=found.pid, start_time=found.start_time, command=found.command[:200])
-            for found in message.survivors
-        )
+        self._survivors = name_survivors(message.survivors)
         self._sizes = dict(message.sizes)
         if message.record_error:
             self._failed_to_persist(f"end record: {message.record_error}")
@@ -551,7 +547,7 @@ class TaskRun:
 
     async def _record_end(self, outcome: Outcome) -> events.TaskEnded:
         """Make the terminal event, and have it durable before anybody is told."""
-        terminal = _TERMINAL[outcome.status](outcome=outcome)
+        terminal = terminal_event(outcome)
         self._record(terminal)
         if isinstance(self._journal, DurableJournal):
             try:
@@ -633,9 +629,14 @@ class TaskRun:
         undo: Callable[[Any], None] | None = None,
     ) -> Any:
         self._hook_errors.clear()
-        return await self._services.plugins.ask(
-            hook, {"task": self.task}, failed=self._hook_failed, check=check, undo=undo
-        )
+        try:
+            return await self._services.plugins.ask(
+                hook, {"task": self.task}, failed=self._hook_failed, check=check, undo=undo
+            )
+        except NoWorkerError as error:
+            if self._link is None:
+                raise
+            self._hook_failed(f"hook {hook}", str(error), False)  # it runs all the same
 
     def _hook_failed(self, where: str, error: str, overran: bool) -> None:
         self._hook_errors.append(f"{where}: {error}")

@@ -6,6 +6,7 @@ never returns would keep the program from ending. These threads are abandoned in
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import threading
@@ -17,7 +18,13 @@ import anyio
 
 from eventbus_tasks._native import absorb
 
-__all__ = ["CallFailedError", "DaemonPool", "DeadlineExceededError", "call_with_deadline"]
+__all__ = [
+    "CallFailedError",
+    "DaemonPool",
+    "DeadlineExceededError",
+    "NoWorkerError",
+    "call_with_deadline",
+]
 
 logger: Final[logging.Logger] = logging.getLogger("eventbus_tasks")
 
@@ -33,6 +40,10 @@ class DeadlineExceededError(Exception):
 
     def __str__(self) -> str:
         return f"did not return within {self.seconds:g} s"
+
+
+class NoWorkerError(OSError):
+    """No call was made: there is no descriptor or no thread to be had."""
 
 
 class CallFailedError(Exception):
@@ -135,12 +146,20 @@ class DaemonPool:
         Raises:
             DeadlineExceededError: It did not return in time.
             CallFailedError: It raised something that is no `Exception`.
+            NoWorkerError: There is no descriptor or no thread to be had; nothing was called.
             Exception: Whatever else it raised.
 
         Cancellation: takes effect at once; the thread goes on, and its result goes to `undo`.
         """
-        job = _Job(function)
-        self._submit(job)
+        try:
+            job = _Job(function)
+        except OSError as error:
+            raise NoWorkerError(error.errno, error.strerror) from error
+        try:
+            self._submit(job)
+        except BaseException:
+            os.close(job.rung)
+            raise
         released = False
         try:
             with anyio.move_on_after(deadline) as scope:
@@ -176,7 +195,16 @@ class DaemonPool:
             queue = self._idle.pop() if self._idle else None
         if queue is None:
             queue = SimpleQueue()
-            threading.Thread(target=self._work, args=(queue,), name=self._name, daemon=True).start()
+            worker = threading.Thread(
+                target=self._work, args=(queue,), name=self._name, daemon=True
+            )
+            try:
+                worker.start()
+            except RuntimeError as error:
+                # Python has no better word for what the kernel answers, which is this.
+                raise NoWorkerError(
+                    errno.EAGAIN, f"no thread could be started ({error})"
+                ) from error
         queue.put(job)
 
     def _work(self, queue: SimpleQueue[_Job | None]) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import anyio
 
 from eventbus_tasks._process.queue import Ticket
-from eventbus_tasks._threads import DeadlineExceededError
+from eventbus_tasks._threads import DeadlineExceededError, NoWorkerError
 
 if TYPE_CHECKING:
     from eventbus_tasks._process.lock import ProjectLock
@@ -190,7 +190,7 @@ class Admittance:
         self.attempts += 1
         try:
             got = await self._lines.run(ticket.attempt)
-        except DeadlineExceededError:
+        except (DeadlineExceededError, NoWorkerError):
             return  # what it gets later, the next attempt finds
         if got:
             self._lock = ticket.take_lock()

@@ -18,7 +18,7 @@ from typing import Any, Final, Self, TypeVar
 import anyio
 import anyio.abc
 
-from eventbus_tasks._admission import Admission, check_id, check_platform
+from eventbus_tasks._admission import Admission, check_id, check_platform, refusal
 from eventbus_tasks._adoption import Adoption
 from eventbus_tasks._bus import Bus
 from eventbus_tasks._native import absorb, endure, undisturbed
@@ -348,6 +348,7 @@ class TaskEngine:
             UnknownAgentError: No plugin drives the agent.
             ProjectBusyError: Another task, of any process, works in the directory, or waits for
                 it, and the request is to be rejected then.
+            ResourceError: The system has no descriptors, threads or memory left for it.
 
         Nothing else raises: what goes wrong later is in the task's outcome.
 
@@ -383,10 +384,7 @@ class TaskEngine:
             if admission.run is not None:
                 admission.run.request_stop(Reason.CANCELLED, now=False)
             raise
-        if admission.error is not None:
-            raise admission.error
-        assert admission.run is not None
-        return admission.run.task
+        return admission.task()
 
     async def _admit(
         self, admission: Admission, attempt: Callable[[Admission], Awaitable[TaskRun | None]]
@@ -399,7 +397,7 @@ class TaskEngine:
                 try:
                     run = await attempt(admission)
                 except Exception as error:
-                    admission.error = error
+                    admission.error = refusal(error, admission.request)
                     return
                 except anyio.get_cancelled_exc_class():
                     absorb()
@@ -505,6 +503,7 @@ class TaskEngine:
             ReattachError: Its host lives, or another one was quicker.
             UnknownAgentError: No plugin here drives its agent.
             SettingsError: The project's own settings are wrong.
+            ResourceError: The system has no room left for it.
 
         Cancellation: ends the waiting; if the task was taken over already, it is in `tasks`.
         """
@@ -515,10 +514,7 @@ class TaskEngine:
         attempt = functools.partial(self._try_adopt, uid, offset)
         self._group.start_soon(undisturbed(self._admit), admission, attempt)
         await admission.decided.wait()
-        if admission.error is not None:
-            raise admission.error
-        assert admission.run is not None
-        return admission.run.task
+        return admission.task()
 
     async def _try_adopt(self, uid: str, offset: int, admission: Admission) -> TaskRun:
         settings, services = self.settings, self._services

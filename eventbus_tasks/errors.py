@@ -14,6 +14,7 @@ The tree::
     ├── ReattachError                           the task has a host, or cannot be taken over
     ├── OutputUnavailableError                  the bytes are not within reach
     ├── SettingsError (ValueError)              a settings file, variable or argument is wrong
+    ├── ResourceError                           the system has no descriptors, memory, … left
     ├── UnsupportedPlatformError                this operating system is not supported
     └── PluginError                             a plugin is broken
 
@@ -37,6 +38,7 @@ __all__ = [
     "PluginError",
     "ProjectBusyError",
     "ReattachError",
+    "ResourceError",
     "SettingsError",
     "TaskActiveError",
     "TaskNotFoundError",
@@ -231,6 +233,26 @@ class SettingsError(EventbusTasksError, ValueError):
 
     def __str__(self) -> str:
         return f"{self.source}: {self.key}: {self.problem}"
+
+
+class ResourceError(EventbusTasksError):
+    """The system refuses what is needed to accept a task: descriptors, threads, memory, a disk.
+
+    Nothing was started and nothing is left; the same request can succeed later.
+
+    Attributes:
+        errno: The number of the error, such as ``errno.EMFILE``; ``errno.ETIMEDOUT`` when a disk
+            did not answer in time.
+        problem: What was refused, in words.
+    """
+
+    def __init__(self, errno: int, problem: str) -> None:
+        super().__init__(errno, problem)
+        self.errno = errno
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"no task can be accepted: {self.problem}"
 
 
 class UnsupportedPlatformError(EventbusTasksError):

@@ -22,7 +22,12 @@ import pluggy
 
 from eventbus_tasks import hookspecs
 from eventbus_tasks._native import redeliver
-from eventbus_tasks._threads import DaemonPool, DeadlineExceededError, call_with_deadline
+from eventbus_tasks._threads import (
+    DaemonPool,
+    DeadlineExceededError,
+    NoWorkerError,
+    call_with_deadline,
+)
 from eventbus_tasks.errors import PluginError
 from eventbus_tasks.events import TaskEvent, register_event
 from eventbus_tasks.settings import Settings
@@ -362,6 +367,9 @@ class PluginHost:
 
         Returns:
             The first answer that is not ``None``, or ``None``.
+
+        Raises:
+            NoWorkerError: Nobody could be asked: there is no descriptor or no thread to be had.
         """
         for implementation in self._implementations(hook):
             where = f"hook {hook} of plugin {implementation.plugin_name}"
@@ -376,6 +384,8 @@ class PluginHost:
             except DeadlineExceededError as error:
                 failed(where, str(error), True)
                 continue
+            except NoWorkerError:
+                raise
             except Exception as error:
                 logger.warning("%s failed", where, exc_info=error)
                 failed(where, f"{type(error).__name__}: {error}", False)
@@ -402,6 +412,7 @@ class PluginHost:
 
         Raises:
             DeadlineExceededError: It did not return in time.
+            NoWorkerError: There is no descriptor or no thread to be had.
             Exception: Whatever it raised.
         """
         return await self._pool.run(function, deadline=deadline, undo=undo, endures=endures)

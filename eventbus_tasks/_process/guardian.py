@@ -158,7 +158,8 @@ class Guardian:
             )
         except OSError as error:
             number = error.errno or errno.EIO
-            self._spawn_failed(stage="setup", errno=number, path="", message=str(error))
+            message = f"the program could not be started: {error.strerror or error}"
+            self._spawn_failed(stage="setup", errno=number, path="", message=message)
             return False
         finally:
             for end in ends:

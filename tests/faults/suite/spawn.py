@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
 import os
 import resource
@@ -19,9 +20,9 @@ import anyio
 
 from eventbus_tasks import (
     Command,
-    EventbusTasksError,
     InvalidRequestError,
     Reason,
+    ResourceError,
     Settings,
     Task,
     TaskEngine,
@@ -140,7 +141,7 @@ def _few_descriptors(more: int) -> Iterator[None]:
 @scenario(
     "S04",
     "EMFILE: 0 to 14 descriptors left",
-    "a task that ran, or an error that says so; no leak, and it works afterwards",
+    "a task that ran, or a ResourceError that says so; no leak, and it works afterwards",
     backends=BOTH,
 )
 async def no_descriptors(scene: Scene) -> str:
@@ -155,7 +156,8 @@ async def no_descriptors(scene: Scene) -> str:
                     assert outcome.reason in (Reason.EXITED, Reason.SPAWN_FAILED), outcome
                     seen.append(outcome.reason.value)
                     assert outcome.reason is Reason.EXITED or "files" in outcome.message, outcome
-                except (OSError, EventbusTasksError) as error:
+                except ResourceError as error:
+                    assert error.errno == errno.EMFILE, error
                     seen.append(type(error).__name__)
             await scene.works(engine, project)
     assert seen[-1] == "exited", seen
