@@ -8,6 +8,14 @@ from __future__ import annotations
 import typing
 
 if typing.TYPE_CHECKING:
+    from eventbus_tasks.doctor import (
+        Finding,
+        FindingState,
+        Leftover,
+        diagnose,
+        end_leftovers,
+        find_leftovers,
+    )
     from eventbus_tasks.engine import TaskEngine
     from eventbus_tasks.errors import (
         EngineClosedError,
@@ -115,11 +123,14 @@ __all__ = [
     "EventSignal",
     "EventStream",
     "EventbusTasksError",
+    "Finding",
+    "FindingState",
     "HandlerFailed",
     "HistoryUnavailableError",
     "InputClosedError",
     "InvalidRequestError",
     "Journal",
+    "Leftover",
     "LineSplitter",
     "LogFiles",
     "LogLine",
@@ -177,7 +188,10 @@ __all__ = [
     "Verdict",
     "WhenBusy",
     "decode_line",
+    "diagnose",
+    "end_leftovers",
     "event_from_dict",
+    "find_leftovers",
     "find_running_tasks",
     "hookimpl",
     "register_event",
@@ -187,6 +201,14 @@ __all__ = [
 # What a name needs is imported when the name is used for the first time: a command that only
 # reads files should not wait for an event loop to be imported.
 _MODULES: typing.Final[dict[str, tuple[str, ...]]] = {
+    "doctor": (
+        "Finding",
+        "FindingState",
+        "Leftover",
+        "diagnose",
+        "end_leftovers",
+        "find_leftovers",
+    ),
     "engine": ("TaskEngine",),
     "errors": (
         "EngineClosedError",

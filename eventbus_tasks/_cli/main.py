@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 # Each is a module of this package, with `HELP` and `configure`.
-_BUILT_IN: Final = ("run", "cancel", "wait", "agents", "plugins", "new-plugin")
+_BUILT_IN: Final = ("run", "cancel", "wait", "agents", "plugins", "doctor", "new-plugin")
 
 # Commands that people expect, and the distribution whose plugin has them.
 _ELSEWHERE: Final = {
@@ -42,6 +42,7 @@ examples:
   ebt run --json -- make | jq .event  what happens, as JSON lines
   ebt cancel 12                       stop a task, whoever has started it
   ebt plugins                         what is installed, and what is wrong with it
+  ebt doctor                          what works here, what does not, and what to do
 
 "ebt COMMAND --help" says more about each command.
 """

@@ -15,6 +15,7 @@ __all__ = [
     "IN_MODIFY",
     "inotify_open",
     "inotify_watch",
+    "is_child_subreaper",
     "punch_hole",
     "set_child_subreaper",
     "set_parent_death_signal",
@@ -28,6 +29,7 @@ IN_DELETE = 0x200
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
+_PR_GET_CHILD_SUBREAPER = 37
 _FALLOC_FL_KEEP_SIZE = 1
 _FALLOC_FL_PUNCH_HOLE = 2
 
@@ -58,6 +60,17 @@ def set_child_subreaper() -> None:
         OSError: The kernel refuses.
     """
     _checked(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
+
+
+def is_child_subreaper() -> bool:
+    """Return whether orphaned descendants become children of this process.
+
+    Raises:
+        OSError: The kernel does not know the question, nor then the answer.
+    """
+    answer = ctypes.c_int()
+    _checked(_libc.prctl(_PR_GET_CHILD_SUBREAPER, ctypes.addressof(answer), 0, 0, 0))
+    return bool(answer.value)
 
 
 def set_parent_death_signal(number: int) -> None:

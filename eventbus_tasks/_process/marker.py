@@ -11,15 +11,18 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from eventbus_tasks._process.family import Process, command, read_process, signal_process
 from eventbus_tasks._process.wire import Survivor
 
-__all__ = ["MARK", "find_marked", "sweep_marked"]
+__all__ = ["MARK", "all_marked", "find_marked", "read_mark", "sweep", "sweep_marked"]
 
 MARK: Final = "EBT_TASK"
 """The variable that the guardian puts into the environment of a task."""
+
+_PREFIX: Final = f"{MARK}=".encode()
 
 _EVERY: Final = 0.05
 """Seconds between two looks: who was forked meanwhile is found by the next one."""
@@ -28,29 +31,36 @@ _EMPTY_LOOKS: Final = 2
 """Looks in a row that must find nobody."""
 
 
+def read_mark(pid: int) -> str | None:
+    """Return the mark of a process: the unique id of the task that it belongs to, if any."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:
+        for variable in file.read().split(b"\0"):
+            if variable.startswith(_PREFIX):
+                return variable[len(_PREFIX) :].decode("utf-8", "replace")
+    return None
+
+
 def find_marked(uid: str) -> list[Process]:
     """Return every living process of this machine that carries the mark of a task."""
-    mark = f"{MARK}={uid}".encode()
-    found: list[Process] = []
+    return [process for process, mark in all_marked() if mark == uid]
+
+
+def all_marked() -> Iterator[tuple[Process, str]]:
+    """Yield every living process of this machine that carries the mark of any task, and the mark.
+
+    Of other users' processes root alone sees the marks.
+    """
     for name in os.listdir("/proc"):
-        if not name.isdigit():
-            continue
-        with contextlib.suppress(OSError), open(f"/proc/{name}/environ", "rb") as file:
-            if mark in file.read().split(b"\0"):
-                process = read_process(int(name))
-                if process is not None and process.alive:
-                    found.append(process)
-    return found
+        if name.isdigit() and (mark := read_mark(int(name))):
+            process = read_process(int(name))
+            if process is not None and process.alive:
+                yield process, mark
 
 
 def sweep_marked(
     uid: str, seconds: float, *, leader: tuple[int, int] | None = None
 ) -> tuple[Survivor, ...]:
     """End every process that carries the mark of a task; blocks for at most `seconds`.
-
-    A process that executes a program, or that ends, shows no environment for a moment. So
-    whoever was seen once is watched until it has ended, and only two looks in a row that find
-    nobody count.
 
     Args:
         uid: The unique id of the task.
@@ -60,16 +70,40 @@ def sweep_marked(
     Returns:
         Those that are still alive then.
     """
+    known = () if leader is None else (leader,)
+    return sweep(lambda: find_marked(uid), seconds, known=known)
+
+
+def sweep(
+    find: Callable[[], Iterable[Process]],
+    seconds: float,
+    *,
+    known: Iterable[tuple[int, int]] = (),
+) -> tuple[Survivor, ...]:
+    """End every process that is found, again and again until nobody is; blocks.
+
+    A process that executes a program, or that ends, shows no environment for a moment. So
+    whoever was seen once is watched until it has ended, and only two looks in a row that find
+    nobody count.
+
+    Args:
+        find: Looks for them, each time anew.
+        seconds: How long to try at most.
+        known: Number and start time of some that `find` may not find.
+
+    Returns:
+        Those that are still alive then.
+    """
     deadline = time.monotonic() + seconds
-    known: set[tuple[int, int]] = set() if leader is None else {leader}
+    seen = set(known)
     empty = 0
     while True:
-        left = {(process.pid, process.start_time): process for process in find_marked(uid)}
-        for pid, start_time in known - left.keys():
+        left = {(process.pid, process.start_time): process for process in find()}
+        for pid, start_time in seen - left.keys():
             process = read_process(pid)
             if process is not None and process.start_time == start_time and process.alive:
                 left[pid, start_time] = process
-        known |= left.keys()
+        seen |= left.keys()
         for process in left.values():
             signal_process(process.pid, process.start_time, signal.SIGKILL)
         empty = 0 if left else empty + 1

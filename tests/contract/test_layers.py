@@ -56,7 +56,7 @@ LAYERS: Final[tuple[frozenset[str], ...]] = (
     frozenset({"_runner"}),
     frozenset({"_admission", "_adoption"}),
     frozenset({"engine"}),
-    frozenset({"manager"}),
+    frozenset({"doctor", "manager"}),
     # The face re-exports what is below it.
     frozenset({"__init__"}),
     # Public, for the tests of applications and plugins.
@@ -73,7 +73,7 @@ BESIDE: Final[dict[str, frozenset[str]]] = {
 # Who may import from beside the layers.
 USERS: Final[dict[str, frozenset[str]]] = {
     "_process": frozenset(
-        {"_adoption", "_answers", "_runner", "_turns", "engine", "running", "testing"}
+        {"_adoption", "_answers", "_runner", "_turns", "doctor", "engine", "running", "testing"}
     ),
     "_cli": frozenset({"__main__"}),
 }
