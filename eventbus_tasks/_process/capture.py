@@ -56,7 +56,7 @@ class Capture(Protocol):
         """Return when to call `move` even if nothing is readable."""
 
     def move(self, now: float) -> bool:
-        """Take what is there, at most one chunk, and return whether there were new bytes."""
+        """Take what is there, about one chunk at most; return whether there were new bytes."""
 
     @property
     def finished(self) -> bool:
@@ -124,6 +124,9 @@ class PipeCapture:
         self._eof = False
         self._capacity = 64 * 1024
         self._full_reads = 0
+        # While a pipe is spliced into a file it is locked, and its writer can only spin. Bytes of
+        # a flood move on into a pipe of our own first, which takes no time.
+        self._relay: tuple[int, int] | None = None
         self._null = -1
         # A gap that is open: since where, reported up to where, why, when to try again.
         self._gap_start: int | None = None
@@ -161,23 +164,33 @@ class PipeCapture:
             self._report_gap()
         if self._eof:
             return False
-        try:
-            count = self._write()
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            # Full disk, quota, size limit, broken disk, whatever: the task must go on.
-            self._open_gap(error.errno or errno.EIO, now)
-            return self._discard()
-        if not count:
-            self._end()
-            return False
-        self._close_gap()
-        self._advance(count)
-        ring(self._bell)
-        return True
+        taken = 0
+        while True:
+            try:
+                count = self._write()
+            except BlockingIOError:
+                break
+            except OSError as error:
+                # Full disk, quota, size limit, broken disk, whatever: the task must go on.
+                self._open_gap(error.errno or errno.EIO, now)
+                if taken:
+                    ring(self._bell)
+                return self._discard() or taken > 0
+            if not count:
+                self._end()
+                break
+            self._close_gap()
+            self._advance(count)
+            taken += count
+            if count < self._capacity or taken >= CHUNK:
+                break
+        if taken:
+            ring(self._bell)
+        return taken > 0
 
     def _write(self) -> int:
+        if self._relay is not None:
+            return self._write_by_relay(*self._relay)
         if self._can_splice:
             try:
                 return os.splice(
@@ -193,24 +206,43 @@ class PipeCapture:
             while done < len(data):
                 done += os.pwrite(self._log, data[done:], self.size + done)
         except OSError as error:
-            # These bytes have left the pipe: what was not written is lost here and now.
-            if done:
-                self._close_gap()
-                self._advance(done)
-                ring(self._bell)
-            if self._gap_start is None:
-                self._gap_start = self._gap_reported = self.size
-            self._gap_why = errno.errorcode.get(error.errno or 0, "EIO")
-            self._lose(len(data) - done)
+            self._lose_rest(done, len(data), error)
             raise
         return len(data)
 
-    def _discard(self) -> bool:
-        """Take bytes that cannot be written out of the pipe, so that the task goes on."""
+    def _write_by_relay(self, exit: int, entrance: int) -> int:
+        count = os.splice(self._pipe, entrance, CHUNK, flags=os.SPLICE_F_NONBLOCK)
+        done = 0
+        try:
+            while done < count:
+                done += os.splice(exit, self._log, count - done, offset_dst=self.size + done)
+        except OSError as error:
+            self._lose_rest(done, count, error)
+            while done < count:
+                done += os.splice(exit, self._open_null(), count - done)
+            raise
+        return count
+
+    def _lose_rest(self, done: int, count: int, error: OSError) -> None:
+        """Account for bytes that have left the pipe: what was not written is lost now."""
+        if done:
+            self._close_gap()
+            self._advance(done)
+            ring(self._bell)
+        if self._gap_start is None:
+            self._gap_start = self._gap_reported = self.size
+        self._gap_why = errno.errorcode.get(error.errno or 0, "EIO")
+        self._lose(count - done)
+
+    def _open_null(self) -> int:
         if self._null < 0:
             self._null = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
+        return self._null
+
+    def _discard(self) -> bool:
+        """Take bytes that cannot be written out of the pipe, so that the task goes on."""
         try:
-            count = os.splice(self._pipe, self._null, CHUNK, flags=os.SPLICE_F_NONBLOCK)
+            count = os.splice(self._pipe, self._open_null(), CHUNK, flags=os.SPLICE_F_NONBLOCK)
         except BlockingIOError:
             return False
         if not count:
@@ -227,11 +259,19 @@ class PipeCapture:
         if count >= self._capacity:
             self._full_reads += 1
             if self._full_reads == _FULL_READS:
-                with contextlib.suppress(OSError):
-                    self._capacity = fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, _BIGGER_PIPE)
+                self._grow()
         self.size += count
         if freed := self._retention.apply(self.size):
             self.dropped += freed[1] - freed[0] - self._lost_within(*freed)
+
+    def _grow(self) -> None:
+        """Make room for a flood, where the user may have that much in pipes."""
+        with contextlib.suppress(OSError):
+            self._capacity = fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, _BIGGER_PIPE)
+            if not self._can_splice:
+                return
+            self._relay = os.pipe2(os.O_CLOEXEC)
+            fcntl.fcntl(self._relay[1], fcntl.F_SETPIPE_SZ, _BIGGER_PIPE)
 
     def _lost_within(self, start: int, end: int) -> int:
         """Return how much of a range was counted as dropped before, and forget that part."""
@@ -266,10 +306,11 @@ class PipeCapture:
         self._report_gap()
         self._close_gap()
         self._eof = True
-        for descriptor in (self._pipe, self._null):
+        for descriptor in (self._pipe, self._null, *(self._relay or ())):
             if descriptor >= 0:
                 os.close(descriptor)
         self._pipe = self._null = -1
+        self._relay = None
 
 
 class FileCapture:

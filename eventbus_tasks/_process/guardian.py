@@ -3,7 +3,7 @@
 It runs a single-threaded loop over its descriptors and a few deadlines, and needs neither the
 host nor the warden for anything: a task is captured, limited and ended by it alone. In each
 turn it looks after the family first and after the output second, so a slow disk delays a
-signal by one write at most.
+signal by one chunk at most.
 
 Signals to the guardian itself: ``SIGTERM`` stops its task with the reason ``"cancelled"`` (a
 service manager that ends everything); ``SIGINT`` and ``SIGHUP`` are ignored, they belong to

@@ -6,8 +6,10 @@ import contextlib
 import errno
 import os
 import resource
+import select
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -248,10 +250,8 @@ def full_disk(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.parametrize("splice", [True, False])
-def test_full_disk_leaves_an_exact_hole(
-    tmp_path: Path, splice: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("way", ["splice", "relay", "write"])
+def test_full_disk_leaves_an_exact_hole(tmp_path: Path, way: str) -> None:
     """What a full disk refuses is told to the byte, before later bytes come to their true place."""
     log = os.open(tmp_path, os.O_TMPFILE | os.O_RDWR, 0o600)
     bell = os.eventfd(0, os.EFD_NONBLOCK)
@@ -262,7 +262,9 @@ def test_full_disk_leaves_an_exact_hole(
         gaps.append((start, end, why, os.fstat(log).st_size))
 
     pipe = capture.PipeCapture("stdout", read, log, bell, gap)
-    pipe._can_splice = splice
+    pipe._can_splice = way != "write"
+    if way == "relay":
+        pipe._grow()
     os.write(write, b"a" * 5000)
     with full_disk(8192):
         while pipe.move(0.0):
@@ -288,6 +290,36 @@ def test_full_disk_leaves_an_exact_hole(
     assert pipe.dropped == 16_000 - lost_from
     assert content[:lost_from] == whole[:lost_from]
     assert content[16_000:] == whole[16_000:]
+    pipe.close()
+    for descriptor in (log, bell):
+        os.close(descriptor)
+
+
+def test_a_flood_takes_a_relay(tmp_path: Path) -> None:
+    """What fills its pipe again and again gets room, and arrives whole."""
+    log = os.open(tmp_path, os.O_TMPFILE | os.O_RDWR, 0o600)
+    bell = os.eventfd(0, os.EFD_NONBLOCK)
+    read, write = os.pipe()
+    pipe = capture.PipeCapture("stdout", read, log, bell, lambda *_: None)
+    whole = b"".join(b"%08d\n" % number for number in range(500_000))
+
+    def flood() -> None:
+        with open(write, "wb", buffering=0) as file:
+            rest = memoryview(whole)
+            while rest:
+                rest = rest[file.write(rest) :]
+
+    writer = threading.Thread(target=flood)
+    writer.start()
+    relayed = False
+    while not pipe.finished:
+        select.select([read], [], [])
+        pipe.move(0.0)
+        relayed |= pipe._relay is not None
+    writer.join()
+    assert relayed
+    assert pipe.size == len(whole)
+    assert os.pread(log, len(whole) + 1, 0) == whole
     pipe.close()
     for descriptor in (log, bell):
         os.close(descriptor)
