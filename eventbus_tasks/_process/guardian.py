@@ -26,20 +26,14 @@ from typing import Any, Final
 from eventbus_tasks._process import linux, wire
 from eventbus_tasks._process.capture import Capture, FileCapture, PipeCapture
 from eventbus_tasks._process.descriptors import Descriptors
-from eventbus_tasks._process.family import (
-    Process,
-    children,
-    command,
-    descendants,
-    read_process,
-    signal_process,
-)
+from eventbus_tasks._process.family import Process, children, command, descendants, read_process
 from eventbus_tasks._process.history import History
 from eventbus_tasks._process.ladder import KILL, Ladder, Policy, Rung, rungs_of
 from eventbus_tasks._process.marker import MARK
 from eventbus_tasks._process.outbox import Outbox
 from eventbus_tasks._process.record import write_end_record
 from eventbus_tasks._process.rendezvous import Rendezvous, hand_over
+from eventbus_tasks._process.signalling import send_rung
 from eventbus_tasks._process.spawn import IGNORED, LeaderPlan, parse_failure, start_leader
 
 __all__ = ["Descriptors", "Guardian"]
@@ -52,9 +46,6 @@ _MAX_PIDS: Final = 1000
 
 _REQUEST: Final = 16 * 1024
 """No request of a host is larger than this."""
-
-_ROUNDS: Final = 3
-"""Walks per rung: who was forked during the first one is found by the next."""
 
 
 class Guardian:
@@ -316,8 +307,11 @@ class Guardian:
         self._return_code = code if result.si_code == os.CLD_EXITED else -code
         self._time_limit = None
         self._send(wire.LeaderExited(return_code=self._return_code, at=time.time()))
+        now = time.monotonic()
         if self._ladder is None:
-            self._leave_or_kill_at = time.monotonic() + self._policy.exit_grace
+            self._leave_or_kill_at = now + self._policy.exit_grace
+        else:
+            self._ladder.leader_left(now + self._policy.exit_grace)
 
     def _read_control(self) -> None:
         """Carry out what the host asks for."""
@@ -471,30 +465,9 @@ class Guardian:
 
     def _signal(self, rung: Rung) -> bool:
         """Send one rung to its scope and report whom it has reached."""
-        reached: dict[int, Process] = {}
-        if rung.scope == "group":
-            family = self._family()
-            if not self._reaped:
-                # The unreaped leader pins its number, so the group is ours; one call reaches
-                # all members, however fast they fork.
-                with contextlib.suppress(OSError):
-                    os.killpg(self._leader, rung.signal)
-                    if rung.signal != signal.SIGKILL:
-                        os.killpg(self._leader, signal.SIGCONT)
-                    reached = {p.pid: p for p in family if p.group == self._leader}
-        else:
-            for _ in range(_ROUNDS if rung.scope == "tree" else 1):
-                fresh = [p for p in self._family() if p.pid not in reached]
-                if rung.scope == "leader":
-                    fresh = [p for p in fresh if p.pid == self._leader]
-                for process in fresh:
-                    if signal_process(process.pid, process.start_time, rung.signal):
-                        reached[process.pid] = process
-                        if rung.signal != signal.SIGKILL:
-                            # A stopped process acts on nothing but SIGKILL.
-                            signal_process(process.pid, process.start_time, signal.SIGCONT)
-                if not fresh:
-                    break
+        reached = send_rung(
+            rung, self._family, leader=self._leader, pinned=bool(self._leader) and not self._reaped
+        )
         if self._return_code is not None:
             self._outlived |= {(p.pid, p.start_time) for p in reached.values()}
         fresh_pids = tuple(sorted(reached))

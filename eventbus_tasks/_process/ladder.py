@@ -83,6 +83,7 @@ class Ladder:
         self._due = now
         self._kill_wait = kill_wait
         self._killing_since: float | None = None
+        self._for_leader = False
 
     def advance(self, now: float) -> Rung | None:
         """Return the rung that is due, once, or ``None``."""
@@ -91,7 +92,9 @@ class Ladder:
         if self._rungs:
             rung = self._rungs.popleft()
             self._due = now + rung.grace
+            self._for_leader = rung.scope == "leader"
             return rung
+        self._for_leader = False
         if self._killing_since is None:
             self._killing_since = now
         self._due = now + (KILL_EVERY_LATER if self.given_up(now) else KILL_EVERY)
@@ -101,6 +104,11 @@ class Ladder:
         """Do not wait out the grace of the last rung: it has reached nobody."""
         if self._killing_since is None:
             self._due = now
+
+    def leader_left(self, until: float) -> None:
+        """End a rung that was meant for the leader, which has ended, no later than at `until`."""
+        if self._for_leader:
+            self._due = min(self._due, until)
 
     def shorten(self, rungs: Sequence[Rung], now: float) -> None:
         """Go on with other rungs if they come to SIGKILL sooner; otherwise change nothing."""

@@ -21,6 +21,9 @@ from hypothesis import strategies as st
 from eventbus_tasks._process import capture, family, linux, lock, wire
 from eventbus_tasks._process.ladder import KILL, Ladder, Policy, Rung
 from eventbus_tasks._process.lock import Busy, ProjectLock
+from eventbus_tasks._process.signalling import send_rung
+
+from .conftest import GUARD, alive, identity, wait_until
 
 # -- lock --------------------------------------------------------------------------------------
 
@@ -194,6 +197,18 @@ def test_ladder_is_only_ever_shortened() -> None:
     assert ladder.advance(0.1) is KILL
 
 
+def test_ladder_does_not_wait_for_a_leader_that_has_gone() -> None:
+    """The leader's end ends a rung that was meant for it, and no other one."""
+    for first, due in ((B, 0.2), (A, 2.0)):
+        ladder = Ladder([first, A], kill_wait=1, now=0.0)
+        assert ladder.advance(0.0) is first
+        ladder.leader_left(0.2)
+        assert ladder.deadline == due
+        assert ladder.advance(due) is A
+        ladder.leader_left(2.2)
+        assert ladder.deadline == due + 2.0
+
+
 def test_policy_defaults_are_those_of_the_public_policy() -> None:
     """The guardian's idea of an absent key is the public default."""
     from eventbus_tasks.policies import TerminationPolicy
@@ -223,6 +238,29 @@ def test_families_are_found_with_and_without_kernel_lists(monkeypatch: pytest.Mo
         finally:
             os.kill(grandchild, 9)
             process.kill()
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_sigkill_reaches_whom_no_walk_has_seen(pinned: bool) -> None:
+    """SIGKILL ends the whole group of a leader that is not reaped, before and beside the walk."""
+    code = "sleep 600 & echo $!; wait"
+    with subprocess.Popen(
+        ["sh", "-c", code], stdout=subprocess.PIPE, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        unseen = identity(int(process.stdout.readline()))
+        leader = family.read_process(process.pid)
+        assert leader is not None
+        reached = send_rung(KILL, lambda: [leader], leader=process.pid, pinned=pinned)
+        try:
+            assert reached == {process.pid: leader}
+            assert process.wait(GUARD) == -9
+            if pinned:
+                wait_until(lambda: not alive(unseen))
+            else:
+                assert alive(unseen)
+        finally:
+            family.signal_process(*unseen, 9)
 
 
 def test_a_number_alone_is_not_a_process() -> None:

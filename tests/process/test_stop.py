@@ -154,6 +154,19 @@ async def test_scopes(host: Host, book: Book) -> None:
     assert len(sent[15]) == len(sent[9]) == len(members) == 3
 
 
+async def test_rung_for_the_leader_ends_with_it(host: Host, book: Book) -> None:
+    """Those whom an obedient leader has left get the grace after an exit, not that of its rung."""
+    steps = [{"signal": 2, "scope": "leader", "grace": 600}, *SHORT]
+    obey = "signal.signal(2, lambda *_: sys.exit(3)); note(); rest()"
+    run = host.python(FAMILY + obey, steps=steps)
+    members = book(3)
+    run.link.stop("cancelled")
+    ended = await run.finish()
+    assert (ended.return_code, ended.reason, ended.leftovers_killed) == (3, "cancelled", 2)
+    assert [m.signal for m in run.all(wire.SignalSent)] == [2, 15, 9]
+    assert not any(map(alive, members))
+
+
 async def test_second_stop_only_shortens(host: Host, book: Book) -> None:
     """A second stop can hurry the ladder but neither prolong it nor change the reason."""
     run = host.python(
@@ -341,10 +354,11 @@ async def test_many_at_once(host: Host) -> None:
 
 UNKILLABLE = """
 import os, socket, sys
-from eventbus_tasks._process import guardian, wire
-real = guardian.signal_process
+from eventbus_tasks._process import guardian, signalling, wire
 # Stands in for a process in uninterruptible sleep: no signal has any effect until it wakes up.
-guardian.signal_process = lambda *a: os.path.exists("thaw") and real(*a)
+one, group = signalling.signal_process, signalling._send_group
+signalling.signal_process = lambda *a: os.path.exists("thaw") and one(*a)
+signalling._send_group = lambda *a: os.path.exists("thaw") and group(*a)
 spec = wire.LaunchSpec(
     uid="u", argv=["sh", "-c", "echo one; read x < fifo; echo two; sleep 600"], cwd=os.getcwd(),
     env=dict(os.environ), policy={"timeout": 0.2, "steps": [], "kill_wait": 0.3})

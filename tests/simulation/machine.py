@@ -22,8 +22,8 @@ import pytest
 
 from eventbus_tasks import _runner as runner_module
 from eventbus_tasks._process import guardian as guardian_module
+from eventbus_tasks._process import signalling, wire
 from eventbus_tasks._process import warden as warden_module
-from eventbus_tasks._process import wire
 from eventbus_tasks._process.guardian import Guardian
 from eventbus_tasks._process.warden import Warden, _Charge
 
@@ -379,10 +379,14 @@ def installed() -> Iterator[None]:
         "descendants": lambda root, *, without=(): Machine.current.descendants(
             root, without=without
         ),
+        "Outbox": Out,
+    }
+    signalling_only = {
+        "os": fake_os,
+        "read_process": lambda pid: Machine.current.read_process(pid),
         "signal_process": lambda pid, start, number: Machine.current.signal_process(
             pid, start, number
         ),
-        "Outbox": Out,
     }
     guardian_only = {
         "socket": _Standin(socket, socket=Control),
@@ -401,12 +405,14 @@ def installed() -> Iterator[None]:
         ),
     }
     warden_only = {
+        "signal_process": signalling_only["signal_process"],
         "wire": _Standin(wire, encode_routed=lambda _, message: message),
     }
     with pytest.MonkeyPatch.context() as patch:
         for module, names in (
             (guardian_module, {**common, **guardian_only}),
             (warden_module, {**common, **warden_only}),
+            (signalling, signalling_only),
         ):
             for name, value in names.items():
                 patch.setattr(module, name, value)

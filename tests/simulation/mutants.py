@@ -12,7 +12,7 @@ import pytest
 
 from eventbus_tasks import _runner
 from eventbus_tasks._process import guardian as guardian_module
-from eventbus_tasks._process import wire
+from eventbus_tasks._process import signalling, wire
 from eventbus_tasks._process.ladder import Ladder, Rung
 from eventbus_tasks.lifecycle import Facts, Input, LifeState, judge
 from eventbus_tasks.lifecycle import step as real_step
@@ -273,8 +273,8 @@ MUTANTS: dict[str, Mutant] = {
     "forgets the timeout": Mutant(_guardian(_check_limits=_no_timeout)),
     "loses a stop during the spawn": Mutant(_guardian(_read_control=_deaf_in_spawn)),
     "does not tell lost bytes": Mutant(_guardian(_dropped=_forgets_dropped)),
-    "signals by number": Mutant(Parts, ((guardian_module, "signal_process", _by_number_only),)),
-    "continues nobody": Mutant(Parts, ((guardian_module, "signal_process", _without_continue),)),
+    "signals by number": Mutant(Parts, ((signalling, "signal_process", _by_number_only),)),
+    "continues nobody": Mutant(Parts, ((signalling, "signal_process", _without_continue),)),
     "frees the project before the sweep": Mutant(lambda: Parts(warden=_ForgetfulWarden)),
     "does not tell a lost guardian": Mutant(lambda: Parts(warden=_SilentWarden)),
     "kills before the grace": _ladder(__init__=_impatient),
