@@ -83,9 +83,14 @@ class _StreamLog:
             self._closing()
 
     def add_gap(self, start: int, end: int) -> None:
-        if self.gaps and self.gaps[-1][1] == start:
-            start = self.gaps.pop()[0]
-        self.gaps.append((start, end))
+        # A new list each time: threads may be reading the old one.
+        merged: list[tuple[int, int]] = []
+        for first, last in sorted([*self.gaps, (start, end)]):
+            if merged and first <= merged[-1][1]:
+                merged[-1] = (merged[-1][0], max(last, merged[-1][1]))
+            else:
+                merged.append((first, last))
+        self.gaps = merged
 
     def end(self, keep: int) -> None:
         """Hold no descriptor any more, where at most `keep` bytes of memory can replace it."""
@@ -149,6 +154,8 @@ class TaskOutput:
 
     def read(self, start: int = 0, end: int | None = None, stream: Stream = "stdout") -> bytes:
         """Return the bytes from offset `start` to offset `end` (or to the end).
+
+        Bytes that were lost (`OutputDropped`) are zeros here, or missing at the end.
 
         Raises:
             OutputUnavailableError: The log is gone.

@@ -3,7 +3,7 @@
 Two ways: from a pipe into the log (`PipeCapture`), or watching a log that the task writes by
 itself (`FileCapture`). Both ring an eventfd after new bytes, and only then. Offsets count what
 the task wrote: bytes that the disk refuses leave a hole, and a `Gap` says so before anything
-behind it is written.
+behind it is written. A log that somebody else has shortened goes on behind a hole, too.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from eventbus_tasks._process import linux
+from eventbus_tasks._process.lost import Lost
 
 __all__ = ["Capture", "FileCapture", "Gap", "PipeCapture"]
 
@@ -46,8 +47,10 @@ class Capture(Protocol):
     """``"stdout"`` or ``"stderr"``."""
     size: int
     """Bytes that the task has written so far."""
-    dropped: int
-    """How many of them are not in the log."""
+
+    @property
+    def dropped(self) -> int:
+        """How many of them are not in the log."""
 
     def poll_fd(self, now: float) -> int | None:
         """Return the descriptor to wait for at this moment, if any."""
@@ -66,14 +69,19 @@ class Capture(Protocol):
         """Report what is still to report and release what is open."""
 
 
+TRUNCATED: Final = "truncated"
+"""Why bytes are lost that somebody has cut off from the end of a log."""
+
+
 class Retention:
     """Frees the oldest bytes of a log in place, so that offsets stay valid."""
 
-    def __init__(self, stream: str, log: int, keep: int | None, gap: Gap) -> None:
+    def __init__(self, stream: str, log: int, keep: int | None, lost: Lost, gap: Gap) -> None:
         """Keep at least the last `keep` bytes; everything when that is ``None``."""
         self._stream = stream
         self._log = log
         self._keep = keep
+        self._lost = lost
         self._gap = gap
         self._low = 0
         if keep is not None:
@@ -83,20 +91,19 @@ class Retention:
             except OSError:
                 self._keep = None
 
-    def apply(self, size: int) -> tuple[int, int] | None:
-        """Free what is too old once it is worth a call, and return the freed range."""
+    def apply(self, size: int) -> None:
+        """Free what is too old, once it is worth a call."""
         if self._keep is None:
-            return None
+            return
         slack = max(64 * 1024, self._keep // 8)
         if size - self._low <= self._keep + slack:
-            return None
+            return
         start, self._low = self._low, (size - self._keep) // _BLOCK * _BLOCK
-        if start == self._low:
-            return None
-        self._gap(self._stream, start, self._low, "retention")
-        with contextlib.suppress(OSError):
-            linux.punch_hole(self._log, start, self._low - start)
-        return start, self._low
+        for first, end in self._lost.add(start, self._low):
+            self._gap(self._stream, first, end, "retention")
+        if start < self._low:
+            with contextlib.suppress(OSError):
+                linux.punch_hole(self._log, start, self._low - start)
 
 
 def ring(bell: int) -> None:
@@ -114,12 +121,13 @@ class PipeCapture:
         """Take over the read end of a pipe; the log stays the caller's."""
         self.stream = stream
         self.size = 0
-        self.dropped = 0
         self._pipe = pipe
         self._log = log
         self._bell = bell
         self._gap = gap
-        self._retention = Retention(stream, log, keep, gap)
+        self._lost = Lost()
+        self._length = 0  # of the log, as we have left it
+        self._retention = Retention(stream, log, keep, self._lost, gap)
         self._can_splice = True
         self._eof = False
         self._capacity = 64 * 1024
@@ -133,13 +141,17 @@ class PipeCapture:
         self._gap_reported = 0
         self._gap_why = ""
         self._retry_at = 0.0
-        self._gaps: list[tuple[int, int]] = []
         os.set_blocking(pipe, False)
         with contextlib.suppress(OSError):
             flags = fcntl.fcntl(log, fcntl.F_GETFL)
             if flags & os.O_APPEND:
                 # Appending and explicit offsets exclude each other (splice: EINVAL).
                 fcntl.fcntl(log, fcntl.F_SETFL, flags & ~os.O_APPEND)
+
+    @property
+    def dropped(self) -> int:
+        """How many bytes are not in the log."""
+        return self._lost.total
 
     @property
     def finished(self) -> bool:
@@ -158,6 +170,7 @@ class PipeCapture:
 
     def move(self, now: float) -> bool:
         """Move up to one chunk from the pipe to the log."""
+        self._check_length()
         if self._gap_start is not None:
             if now < self._retry_at:
                 return self._discard()
@@ -187,6 +200,15 @@ class PipeCapture:
         if taken:
             ring(self._bell)
         return taken > 0
+
+    def _check_length(self) -> None:
+        """Notice that somebody has cut off the end of the log; it goes on behind a hole."""
+        length = os.fstat(self._log).st_size
+        if length < self._length:
+            for start, end in self._lost.add(length, self._length):
+                self._gap(self.stream, start, end, TRUNCATED)
+            self._length = length
+            ring(self._bell)
 
     def _write(self) -> int:
         if self._relay is not None:
@@ -252,8 +274,8 @@ class PipeCapture:
         return True
 
     def _lose(self, count: int) -> None:
+        self._lost.add(self.size, self.size + count)
         self.size += count
-        self.dropped += count
 
     def _advance(self, count: int) -> None:
         if count >= self._capacity:
@@ -261,8 +283,8 @@ class PipeCapture:
             if self._full_reads == _FULL_READS:
                 self._grow()
         self.size += count
-        if freed := self._retention.apply(self.size):
-            self.dropped += freed[1] - freed[0] - self._lost_within(*freed)
+        self._length = self.size
+        self._retention.apply(self.size)
 
     def _grow(self) -> None:
         """Make room for a flood, where the user may have that much in pipes."""
@@ -272,12 +294,6 @@ class PipeCapture:
                 return
             self._relay = os.pipe2(os.O_CLOEXEC)
             fcntl.fcntl(self._relay[1], fcntl.F_SETPIPE_SZ, _BIGGER_PIPE)
-
-    def _lost_within(self, start: int, end: int) -> int:
-        """Return how much of a range was counted as dropped before, and forget that part."""
-        lost = sum(max(0, min(b, end) - max(a, start)) for a, b in self._gaps)
-        self._gaps = [(max(a, end), b) for a, b in self._gaps if b > end]
-        return lost
 
     def _open_gap(self, number: int, now: float) -> None:
         if self._gap_start is None:
@@ -291,10 +307,7 @@ class PipeCapture:
             self._gap_reported = self.size
 
     def _close_gap(self) -> None:
-        if self._gap_start is not None:
-            if self.size > self._gap_start:
-                self._gaps.append((self._gap_start, self.size))
-            self._gap_start = None
+        self._gap_start = None
 
     def _end(self) -> None:
         self._eof = True
@@ -302,7 +315,8 @@ class PipeCapture:
         self._close_gap()
 
     def close(self) -> None:
-        """Report an open gap and close the pipe."""
+        """Report what is lost and not reported yet, and close the pipe."""
+        self._check_length()
         self._report_gap()
         self._close_gap()
         self._eof = True
@@ -322,10 +336,11 @@ class FileCapture:
         """Begin to watch; the log stays the caller's."""
         self.stream = stream
         self.size = 0
-        self.dropped = 0
         self._log = log
         self._bell = bell
-        self._retention = Retention(stream, log, keep, gap)
+        self._gap = gap
+        self._lost = Lost()
+        self._retention = Retention(stream, log, keep, self._lost, gap)
         self._watch = -1
         self._quiet_until = 0.0
         self._look_at: float | None = None
@@ -336,6 +351,11 @@ class FileCapture:
             # 128 instances per user are soon used up: look now and then instead.
             self.close()
             self._look_at = 0.0
+
+    @property
+    def dropped(self) -> int:
+        """How many bytes are not in the log."""
+        return self._lost.total
 
     @property
     def finished(self) -> bool:
@@ -356,6 +376,8 @@ class FileCapture:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._watch, 4096)
         size = os.fstat(self._log).st_size
+        if size < self.size:
+            self._mend(size)
         new = size > self.size
         if self._watch < 0:
             self._look_at = now + POLL_FILE
@@ -366,9 +388,23 @@ class FileCapture:
         if new:
             self.size = size
             ring(self._bell)
-            if freed := self._retention.apply(size):
-                self.dropped += freed[1] - freed[0]
+            self._retention.apply(size)
         return new
+
+    def _mend(self, length: int) -> None:
+        """Bring a log that was cut off back to its length, so that offsets stay valid.
+
+        What the task has written between the cut and this moment counts as lost with the rest:
+        nobody can tell any more where it belongs.
+        """
+        for start, end in self._lost.add(length, self.size):
+            self._gap(self.stream, start, end, TRUNCATED)
+        try:
+            # Unlike a truncation to the old length, it cannot cut off what is just being written.
+            os.pwrite(self._log, b"\0", self.size - 1)
+        except OSError:
+            os.ftruncate(self._log, max(self.size, os.fstat(self._log).st_size))
+        ring(self._bell)
 
     def close(self) -> None:
         """Stop watching."""

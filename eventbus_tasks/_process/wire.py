@@ -105,7 +105,8 @@ class SignalSent:
 class Dropped:
     """Bytes `start` to `end` of a stream are not, or no longer, in the log.
 
-    `why` is ``"retention"`` or the name of the error that a write met, such as ``"ENOSPC"``.
+    `why` is ``"retention"``, ``"truncated"`` (by somebody else) or the name of the error that a
+    write met, such as ``"ENOSPC"``.
     """
 
     kind: ClassVar[str] = "dropped"

@@ -205,13 +205,14 @@ class OutputLine(TaskEvent):
 @register_event
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputDropped(TaskEvent):
-    """Bytes could not be kept (full disk) or were given up (retention).
+    """Bytes could not be kept (full disk), were given up (retention), or cut off by somebody.
 
     Attributes:
         stream: The stream that they belong to.
         start: Offset of the first one.
         end: Offset behind the last one.
-        why: ``"ENOSPC"`` and the like, or ``"retention"``.
+        why: ``"ENOSPC"`` and the like; ``"retention"``; or ``"truncated"``, when somebody has cut
+            off the end of the log, which may have been delivered before.
     """
 
     name: ClassVar[str] = "output.dropped"

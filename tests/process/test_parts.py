@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from eventbus_tasks._process import capture, family, linux, lock, wire
 from eventbus_tasks._process.ladder import KILL, Ladder, Policy, Rung
 from eventbus_tasks._process.lock import Busy, ProjectLock
+from eventbus_tasks._process.lost import Lost
 from eventbus_tasks._process.signalling import send_rung
 
 from .conftest import GUARD, alive, identity, wait_until
@@ -288,6 +289,23 @@ def full_disk(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+@contextlib.contextmanager
+def capturing(directory: Path) -> Iterator[tuple[int, int, list[tuple[int, int, str]]]]:
+    """Return a log, a bell, and a list for gaps."""
+    log = os.open(directory, os.O_TMPFILE | os.O_RDWR, 0o600)
+    bell = os.eventfd(0, os.EFD_NONBLOCK)
+    try:
+        yield log, bell, []
+    finally:
+        for descriptor in (log, bell):
+            os.close(descriptor)
+
+
+def told(gaps: list[tuple[int, int, str]]) -> capture.Gap:
+    """Return what notes gaps in a list."""
+    return lambda _, start, end, why: gaps.append((start, end, why))
+
+
 @pytest.mark.parametrize("way", ["splice", "relay", "write"])
 def test_full_disk_leaves_an_exact_hole(tmp_path: Path, way: str) -> None:
     """What a full disk refuses is told to the byte, before later bytes come to their true place."""
@@ -384,6 +402,58 @@ def test_files_are_captured_without_inotify(
     assert (file.size, os.eventfd_read(bell)) == (3, 1)
     for descriptor in (log, bell):
         os.close(descriptor)
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 12)), max_size=20))
+def test_each_lost_byte_counts_once(ranges: list[tuple[int, int]]) -> None:
+    """Ranges that overlap in any way count each byte once, and tell those that are new."""
+    lost = Lost()
+    known: set[int] = set()
+    for start, length in ranges:
+        told = [byte for a, b in lost.add(start, start + length) for byte in range(a, b)]
+        assert told == sorted(set(range(start, start + length)) - known)
+        known.update(told)
+        assert lost.total == len(known)
+
+
+@pytest.mark.parametrize("splice", [True, False])
+@pytest.mark.parametrize("left", [0, 4000])
+def test_truncated_log_of_a_pipe(tmp_path: Path, splice: bool, left: int) -> None:
+    """What somebody cuts off is told, once, and later bytes come to their true place."""
+    with capturing(tmp_path) as (log, bell, gaps):
+        read, write = os.pipe()
+        pipe = capture.PipeCapture("stdout", read, log, bell, told(gaps))
+        pipe._can_splice = splice
+        os.write(write, b"a" * 5000)
+        assert pipe.move(0.0)
+        os.ftruncate(log, left)
+        assert not pipe.move(0.0)
+        assert not pipe.move(0.0)
+        os.write(write, b"b" * 1000)
+        assert pipe.move(0.0)
+        os.ftruncate(log, left)
+        pipe.close()
+        os.close(write)
+        assert gaps == [(left, 5000, "truncated"), (5000, 6000, "truncated")]
+        assert (pipe.size, pipe.dropped) == (6000, 6000 - left)
+
+
+def test_truncated_log_of_a_file(tmp_path: Path) -> None:
+    """A log that its writer or somebody else cuts off keeps the offsets of later bytes."""
+    with capturing(tmp_path) as (log, bell, gaps):
+        writer = os.open(f"/proc/self/fd/{log}", os.O_WRONLY | os.O_APPEND)
+        file = capture.FileCapture("stdout", log, bell, told(gaps))
+        os.write(writer, b"a" * 5000)
+        assert file.move(0.0)
+        os.ftruncate(writer, 0)
+        file.move(1.0)
+        os.write(writer, b"b" * 1000)
+        assert file.move(2.0)
+        assert os.pread(log, 9000, 5000) == b"b" * 1000
+        assert gaps == [(0, 5000, "truncated")]
+        assert (file.size, file.dropped) == (6000, 5000)
+        file.close()
+        os.close(writer)
 
 
 def test_full_disk_does_not_stop_a_task(tmp_path: Path) -> None:
