@@ -56,22 +56,32 @@ class TaskEvent:
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON data; ``"event"`` holds the wire name."""
         data: dict[str, Any] = {"event": self.name}
-        for item in dataclasses.fields(self):
-            if item.metadata.get("wire", True):
-                data[item.name] = encode(getattr(self, item.name))
+        for name in _wire_names(type(self)):
+            data[name] = encode(getattr(self, name))
         return data
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Rebuild an event of this class from `to_dict`; unknown keys are ignored."""
         values: dict[str, Any] = {}
-        for item in dataclasses.fields(cls):
-            if item.name not in data or not item.metadata.get("wire", True):
-                continue
-            decode = _COMMON_DECODERS.get(item.name) or cls._decoders.get(item.name)
-            value = data[item.name]
-            values[item.name] = value if decode is None else decode(value)
+        for name in _wire_names(cls):
+            if name in data:
+                decode = _COMMON_DECODERS.get(name) or cls._decoders.get(name)
+                values[name] = data[name] if decode is None else decode(data[name])
         return cls(**values)
+
+
+_known_wire_names: Final[dict[type, tuple[str, ...]]] = {}
+
+
+def _wire_names(cls: type[TaskEvent]) -> tuple[str, ...]:
+    """Return the attributes that are serialised."""
+    names = _known_wire_names.get(cls)
+    if names is None:
+        items = dataclasses.fields(cls)
+        names = tuple(item.name for item in items if item.metadata.get("wire", True))
+        _known_wire_names[cls] = names
+    return names
 
 
 _COMMON_DECODERS: Final[Mapping[str, Callable[[Any], Any]]] = {

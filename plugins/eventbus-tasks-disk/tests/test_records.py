@@ -6,11 +6,13 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC
 from pathlib import Path
 from typing import Any
 
 import pytest
 from eventbus_tasks_disk import records
+from eventbus_tasks_disk.encoding import EventEncoder
 from eventbus_tasks_disk.records import (
     decode_record,
     encode_record,
@@ -19,6 +21,8 @@ from eventbus_tasks_disk.records import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
+
+from eventbus_tasks import OutputReceived, TaskEvent, TaskRef, TaskStarted
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -45,6 +49,32 @@ def test_round_trip(data: dict[str, Any]) -> None:
     assert line.endswith(b"\n")
     assert line.count(b"\n") == 1
     assert decode_record(line) == data
+
+
+REFS = st.builds(
+    TaskRef, id=st.integers(), uid=st.text(), name=st.text(), agent=st.text(), project_dir=st.text()
+)
+RANGES = st.builds(
+    OutputReceived,
+    task=REFS,
+    seq=st.integers(),
+    at=st.datetimes(timezones=st.just(UTC)),
+    stream=st.sampled_from(("stdout", "stderr")),
+    start=st.integers(),
+    end=st.integers(),
+    line_start=st.integers(),
+    last=st.booleans(),
+    first_seq=st.integers(),
+)
+STARTS = st.builds(TaskStarted, task=REFS, pid=st.integers(), argv=st.tuples(st.text()))
+
+
+@given(st.lists(RANGES | STARTS, max_size=4))
+def test_quickly_encoded_events(events: list[TaskEvent]) -> None:
+    """The quick way to encode events gives, byte for byte, what the general one does."""
+    encoder = EventEncoder()
+    for event in events:
+        assert encoder.encode(event) == encode_record(event.to_dict())
 
 
 @given(st.lists(OBJECTS, max_size=6), st.data())

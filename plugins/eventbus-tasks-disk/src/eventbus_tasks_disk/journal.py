@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary, WeakSet
 
 from eventbus_tasks_disk.history import Entry, Host, add_to_index
-from eventbus_tasks_disk.records import encode_record, records_forwards, records_with_ends
+from eventbus_tasks_disk.records import records_forwards, records_with_ends
 from eventbus_tasks_disk.settings import DiskSettings
 from eventbus_tasks_disk.storage import (
     END_RECORD,
@@ -77,8 +77,11 @@ class DiskJournal:
     """
 
     def __init__(self, task: Task, known: Entry | None = None) -> None:
+        from eventbus_tasks_disk.encoding import EventEncoder
+
         self._task = task
         self._settings = task.settings.table(DiskSettings)
+        self._encoder = EventEncoder()
         self._lock = threading.Lock()
         self._folder: TaskFolder | None = None
         self._file = -1
@@ -180,7 +183,7 @@ class DiskJournal:
         """
         untold, self._untold = self._untold, None
         if self._file >= 0:
-            data = b"".join(encode_record(event.to_dict()) for event in events)
+            data = b"".join(map(self._encoder.encode, events))
             try:
                 self._write(data)
             except OSError:

@@ -22,6 +22,8 @@ __all__ = [
     "lines_backwards",
     "records_forwards",
     "records_with_ends",
+    "to_json",
+    "with_checksum",
 ]
 
 MAX_RECORD: Final = 128 * 1024 * 1024
@@ -30,6 +32,7 @@ MAX_RECORD: Final = 128 * 1024 * 1024
 _HEAD: Final = re.compile(rb'\{"crc32":"([0-9a-f]{8})",')
 _HEAD_LENGTH: Final = len('{"crc32":"00000000",')
 _BLOCK: Final = 64 * 1024
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"), default=str)
 
 
 def encode_record(data: Mapping[str, Any]) -> bytes:
@@ -44,7 +47,21 @@ def encode_record(data: Mapping[str, Any]) -> bytes:
     """
     if not data:
         raise ValueError("a record needs something in it")
-    body = json.dumps(data, separators=(",", ":"), default=str).encode("ascii")
+    return with_checksum(to_json(data))
+
+
+def to_json(data: Mapping[str, Any]) -> str:
+    """Return JSON as it stands in records, in ASCII.
+
+    Raises:
+        ValueError: It refers to itself.
+    """
+    return _ENCODER.encode(data)
+
+
+def with_checksum(text: str) -> bytes:
+    """Return the record of a JSON object in ASCII that is not empty."""
+    body = text.encode("ascii")
     return b'{"crc32":"%08x",%s\n' % (zlib.crc32(body), body[1:])
 
 
