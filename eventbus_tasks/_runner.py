@@ -287,7 +287,8 @@ class TaskRun:
             or await self._ask("ebt_termination_policy", check=check_policy)
             or TerminationPolicy()
         )
-        return policy if request.timeout is None else policy.with_changes(timeout=request.timeout)
+        wanted = {"timeout": request.timeout, "on_host_death": request.on_host_death}
+        return policy.with_changes(**{k: v for k, v in wanted.items() if v is not None})
 
     async def _open_log(self, command: Command) -> LogFiles | None:
         separate = command.stderr == "separate"

@@ -38,7 +38,7 @@ from eventbus_tasks.errors import (
 from eventbus_tasks.events import TaskEvent
 from eventbus_tasks.outcome import Outcome, Reason
 from eventbus_tasks.plugins import PluginHost, PluginReport
-from eventbus_tasks.policies import Stdin, TerminationPolicy, WhenBusy
+from eventbus_tasks.policies import OnHostDeath, Stdin, TerminationPolicy, WhenBusy
 from eventbus_tasks.request import NO_TASK, TaskRef, TaskRequest
 from eventbus_tasks.running import RunningTask, find_running_tasks
 from eventbus_tasks.settings import Settings
@@ -319,6 +319,7 @@ class TaskEngine:
         timeout: float | None = None,
         policy: TerminationPolicy | None = None,
         when_busy: WhenBusy | None = None,
+        on_host_death: OnHostDeath | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> Task:
         """Accept a task and return at once; it is PENDING then.
@@ -339,6 +340,8 @@ class TaskEngine:
                 ``"share"`` the directory without any lock; ``None`` for the setting. A queued
                 task is accepted and PENDING; it can be cancelled at once, and its timeout
                 counts from its start.
+            on_host_death: ``"kill"`` to end the task when this program dies, ``"detach"`` to let
+                it run on and be taken over (`reattach`); ``None`` for what its policy says.
             options: For the agent's plugin.
 
         Raises:
@@ -366,6 +369,7 @@ class TaskEngine:
             timeout=timeout,
             policy=policy,
             when_busy=when_busy,
+            on_host_death=on_host_death,
             options=dict(options or {}),
         )
         return await self.submit(request)

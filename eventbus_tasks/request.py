@@ -13,6 +13,7 @@ from typing import Any, Final, get_args
 from eventbus_tasks.errors import InvalidRequestError
 from eventbus_tasks.policies import (
     Capture,
+    OnHostDeath,
     OutputInterpreter,
     StderrMode,
     Stdin,
@@ -77,6 +78,7 @@ class TaskRequest:
         policy: How to stop it; overrides what plugins say.
         when_busy: What to do when another task works in the directory: ``"reject"``,
             ``"queue"``, ``"share"``, or ``None`` for the setting.
+        on_host_death: ``"kill"`` or ``"detach"``; overrides the policy's.
         options: For the agent's plugin (``model``, ``allowed_tools`` …): JSON data.
     """
 
@@ -90,6 +92,7 @@ class TaskRequest:
     timeout: float | None = None
     policy: TerminationPolicy | None = None
     when_busy: WhenBusy | None = None
+    on_host_death: OnHostDeath | None = None
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def validate(self) -> TaskRequest:
@@ -111,10 +114,8 @@ class TaskRequest:
         _check_stdin(self.stdin)
         if self.policy is not None and not isinstance(self.policy, TerminationPolicy):
             raise InvalidRequestError("policy", f"must be a TerminationPolicy, not {self.policy!r}")
-        if self.when_busy not in (None, *get_args(WhenBusy)):
-            known = ", ".join(map(repr, get_args(WhenBusy)))
-            problem = f"must be one of {known}, not {self.when_busy!r}"
-            raise InvalidRequestError("when_busy", problem)
+        _check_choice("when_busy", self.when_busy, get_args(WhenBusy))
+        _check_choice("on_host_death", self.on_host_death, get_args(OnHostDeath))
         check_argv(self.argv)
         check_env(self.env)
         try:
@@ -140,6 +141,7 @@ class TaskRequest:
             "timeout": self.timeout,
             "policy": None if self.policy is None else self.policy.to_dict(),
             "when_busy": self.when_busy,
+            "on_host_death": self.on_host_death,
             "options": dict(self.options),
         }
 
@@ -156,6 +158,7 @@ class TaskRequest:
             timeout=data.get("timeout"),
             policy=None if policy is None else TerminationPolicy.from_dict(policy),
             when_busy=data.get("when_busy"),
+            on_host_death=data.get("on_host_death"),
             options=dict(data.get("options", {})),
         )
 
@@ -213,6 +216,12 @@ def _check_stdin(value: object) -> None:
     if value is not None and value != "open" and not isinstance(value, bytes):
         shown = repr(value) if isinstance(value, str) else type(value).__name__
         raise InvalidRequestError("stdin", f"must be bytes or 'open', not {shown}")
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value is not None and value not in choices:
+        known = ", ".join(map(repr, choices))
+        raise InvalidRequestError(name, f"must be one of {known}, not {value!r}")
 
 
 def _is_duration(value: object) -> bool:

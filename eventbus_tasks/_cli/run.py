@@ -34,6 +34,12 @@ output:
   output is passed on byte for byte, as it comes, and of an agent you get what it says.
   Standard error of a command is part of its output. Its standard input is empty.
 
+in the background:
+  --detach returns once the task runs, or waits for its turn, and prints its number; --json: an
+  object. A process in a session of its own stays with it and tells its end; should that be killed,
+  the task goes on all the same. It needs a plugin that keeps what tasks write, for nobody else
+  reads it: eventbus-tasks-disk. Within a task of ebt it ends with that task, as everything does.
+
 examples:
   ebt run "add a test for the parser"
   ebt run --agent claude --option model=opus -C ../api "find out why the login is slow"
@@ -41,6 +47,7 @@ examples:
   ebt run --agent codex --resume SESSION "and now the tests"
   ebt run -- make -j4 test
   ebt run --queue -- make test
+  id=$(ebt run --detach -- make test); ebt logs -f $id; ebt wait $id; ebt cancel $id
   ebt run --timeout 600 --name train -- python train.py --epochs 5
   ebt run --json -- make | jq -r 'select(.event == "output.line") | .text'
 
@@ -66,6 +73,7 @@ class RunOptions:
         options: For the agent's plugin.
         json: Write events.
         raw: Write the agent's output as it is.
+        detach: Leave it to a background process and return once it runs.
         backend: The event loop: ``"asyncio"`` or ``"trio"``.
     """
 
@@ -79,6 +87,7 @@ class RunOptions:
     options: Mapping[str, Any]
     json: bool
     raw: bool
+    detach: bool
     backend: str
 
 
@@ -144,6 +153,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--json", action="store_true", help="write each event as a line of JSON")
     how.add_argument("--raw", action="store_true", help="write an agent's own output, as it is")
     parser.add_argument(
+        "-d",
+        "--detach",
+        action="store_true",
+        help="run it in the background: print its number, and leave the terminal to you",
+    )
+    parser.add_argument(
         "--backend", choices=("asyncio", "trio"), default="asyncio", help="the event loop to use"
     )
     parser.set_defaults(run=run, parser=parser)
@@ -152,6 +167,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the task and return the exit code."""
     options = _read_options(arguments)
+    if options.detach:
+        from eventbus_tasks._cli.background import run_in_background
+
+        return run_in_background(options)
     from eventbus_tasks._cli.running import run_task
 
     return run_task(options)
@@ -176,6 +195,8 @@ def _read_options(arguments: argparse.Namespace) -> RunOptions:
         if len(words) > 1:
             error("put the prompt in quotes; for a command put -- before it: ebt run -- COMMAND …")
         prompt = _read_prompt(words[0] if words else None, error)
+    if arguments.detach and arguments.raw:
+        error("--detach shows no output that could be raw: ebt logs -f --raw TASK")
     if arguments.backend == "trio":
         from importlib.util import find_spec
 
@@ -192,6 +213,7 @@ def _read_options(arguments: argparse.Namespace) -> RunOptions:
         options=_options(arguments, argv, error),
         json=arguments.json,
         raw=arguments.raw,
+        detach=arguments.detach,
         backend=arguments.backend,
     )
 

@@ -8,8 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,18 +27,7 @@ from eventbus_tasks import (
     find_running_tasks,
 )
 
-PATIENCE: Final = 40.0
-"""Seconds until something that does not come is given up: a guard against a hang."""
-
-# Writes numbered lines for ever, and keeps book of how many it is sure to have written.
-WRITER: Final = """
-import itertools, os, sys, time
-book = os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY, 0o600)
-for number in itertools.count():
-    os.write(1, b"line %d\\n" % number)
-    os.pwrite(book, b"%d" % (number + 1), 0)
-    time.sleep(0.001)
-"""
+from .conftest import PATIENCE, WRITER, assert_whole, until
 
 HOST: Final = """
 import json, sys, anyio
@@ -59,14 +47,6 @@ async def main():
         await anyio.sleep_forever()
 anyio.run(main, backend=options["backend"])
 """
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Look until something is true: for what no descriptor tells."""
-    limit = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < limit, "it did not become true"
-        time.sleep(0.005)
 
 
 class Scene:
@@ -129,13 +109,6 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> None:
 def memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep nothing: no plugin."""
     monkeypatch.setenv("EBT_PLUGINS", "none")
-
-
-def assert_whole(output: bytes, written: int) -> None:
-    """Check that no byte is missing or doubled, and that all is there that was surely written."""
-    lines = output.splitlines(keepends=True)
-    assert len(lines) >= written
-    assert b"".join(b"line %d\n" % number for number in range(len(lines))).startswith(output)
 
 
 def ebt(*arguments: str) -> subprocess.Popen[bytes]:

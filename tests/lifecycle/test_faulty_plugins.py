@@ -22,6 +22,7 @@ from eventbus_tasks import (
     TaskEngine,
     TaskEvent,
     TaskStarted,
+    TaskStopping,
     TerminationPolicy,
     hookimpl,
 )
@@ -291,6 +292,25 @@ async def test_policy_of_a_plugin_applies(stage: Stage) -> None:
     async with stage.engine(plugins={"policy": plugin}) as engine:
         task = await engine.spawn_task("t", argv=["sleep", "1000"], project_dir=stage.project)
         assert (await task.wait()).reason is Reason.TIMED_OUT
+    stage.check(task)
+
+
+async def test_request_overrides_the_policy(stage: Stage) -> None:
+    """What a request says about time and host wins; the rest of the plugin's policy stays."""
+    policy = TerminationPolicy(timeout=500.0, drain=0.7)
+    plugin = hook("ebt_termination_policy", lambda: policy)
+    async with stage.engine(plugins={"policy": plugin}) as engine:
+        task = await engine.spawn_task(
+            "t",
+            argv=["sleep", "1000"],
+            project_dir=stage.project,
+            timeout=0.2,
+            on_host_death="detach",
+        )
+        assert (await task.wait()).reason is Reason.TIMED_OUT
+    (stopping,) = stage.recorder.of(TaskStopping, task)
+    wanted = policy.with_changes(timeout=0.2, on_host_death="detach")
+    assert stopping.policy == wanted
     stage.check(task)
 
 

@@ -134,6 +134,7 @@ def test_request_is_made_absolute(
         ({"timeout": INF}, "timeout"),
         ({"timeout": "5"}, "timeout"),
         ({"stdin": "text"}, "stdin"),
+        ({"on_host_death": "weep"}, "on_host_death"),
         ({"project_dir": Path("/no/such")}, "project_dir"),
         ({"project_dir": Path("/etc/passwd")}, "project_dir"),
     ],
@@ -162,6 +163,7 @@ def test_request_round_trip_without_secrets(request_: TaskRequest) -> None:
         stdin=b"s3cret",
         timeout=5.0,
         policy=TerminationPolicy(drain=1),
+        on_host_death="detach",
         options={"model": "m"},
     )
     text = json.dumps(secret.to_dict())
