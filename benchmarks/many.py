@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks._load import PYTHON, engine, origin, producer, ticker
+from benchmarks._processes import children, private_memory
+from benchmarks._processes import places as make_places
 from benchmarks._table import Column, Numbers, Table, Variant
 
 if TYPE_CHECKING:
@@ -24,16 +26,11 @@ def _own_cpu() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def _children(pid: int) -> list[int]:
-    threads = Path(f"/proc/{pid}/task").iterdir()
-    return [int(word) for thread in threads for word in (thread / "children").read_text().split()]
-
-
 def _guardians_cpu() -> float:
     """Return the CPU seconds of all guardians: the children of the warden, our child."""
     total = 0
-    for warden in _children(os.getpid()):
-        for guardian in _children(warden):
+    for warden in children(os.getpid()):
+        for guardian in children(warden):
             fields = Path(f"/proc/{guardian}/stat").read_text().rpartition(")")[2].split()
             total += int(fields[11]) + int(fields[12])
     return total / _TICKS
@@ -76,13 +73,6 @@ class _Latency:
         return numbers, (_guardians_cpu() - guardians) / len(self.delays) * 1e6
 
 
-def _places(count: int) -> list[Path]:
-    places = [Path(f"project-{number}") for number in range(count)]
-    for place in places:
-        place.mkdir()
-    return places
-
-
 def measure_chatty_origin(tasks: int, rate: float, seconds: float) -> Numbers:
     """Follow chatty programs as the origin did."""
     import asyncio
@@ -92,7 +82,7 @@ def measure_chatty_origin(tasks: int, rate: float, seconds: float) -> Numbers:
         argv = ticker(rate, seconds + 60)
         readers = [asyncio.ensure_future(origin(argv, [latency.take_async])) for _ in range(tasks)]
         numbers, _ = await latency.watch(tasks, seconds)
-        for child in _children(os.getpid()):
+        for child in children(os.getpid()):
             os.kill(child, signal.SIGKILL)
         await asyncio.gather(*readers)
         return numbers
@@ -111,7 +101,7 @@ def measure_chatty(
         async with engine(disk=disk) as running:
             running.signals.output_line.connect(lambda line: latency.take(line.text))
             argv = ticker(rate, seconds + 60)
-            for place in _places(tasks):
+            for place in make_places(tasks):
                 await running.spawn_task("chat", argv=argv, project_dir=place)
             numbers, guardians = await latency.watch(tasks, seconds)
             return {**numbers, "guardians": guardians}
@@ -180,7 +170,7 @@ def measure_flood(tasks: int, total: int, *, backend: str = "asyncio") -> Number
                     pass
 
             argv = producer(80, total)
-            for place in _places(tasks):
+            for place in make_places(tasks):
                 task = await running.spawn_task("flood", argv=argv, project_dir=place)
                 running.signals.output_received.connect(receive, task=task.ref)
                 made.append(task)
@@ -224,7 +214,7 @@ def measure_burst(tasks: int, *, backend: str = "asyncio") -> Numbers:
 
     async def main() -> Numbers:
         async with engine() as running:
-            places = _places(tasks)
+            places = make_places(tasks)
 
             async def one(place: Path) -> None:
                 task = await running.spawn_task("one", argv=[*PYTHON, "pass"], project_dir=place)
@@ -246,8 +236,8 @@ def measure_idle(tasks: int, seconds: float, *, backend: str = "asyncio") -> Num
 
     async def main() -> Numbers:
         async with engine() as running:
-            places = _places(tasks)
-            before = _memory()
+            places = make_places(tasks)
+            before = private_memory(os.getpid())
             made = [
                 await running.spawn_task("idle", argv=["sleep", "1000"], project_dir=place)
                 for place in places
@@ -257,7 +247,7 @@ def measure_idle(tasks: int, seconds: float, *, backend: str = "asyncio") -> Num
             began = _own_cpu()
             await anyio.sleep(seconds)
             cpu = _own_cpu() - began
-            memory = _memory() - before
+            memory = private_memory(os.getpid()) - before
 
             async def work() -> None:
                 async with anyio.create_task_group() as group:
@@ -280,7 +270,7 @@ def measure_idle_origin(tasks: int, seconds: float) -> Numbers:
     import asyncio
 
     async def main() -> Numbers:
-        before = _memory()
+        before = private_memory(os.getpid())
         processes = [
             await asyncio.create_subprocess_exec(
                 "sleep", "1000", stdout=asyncio.subprocess.PIPE, start_new_session=True
@@ -291,7 +281,7 @@ def measure_idle_origin(tasks: int, seconds: float) -> Numbers:
         began = _own_cpu()
         await asyncio.sleep(seconds)
         cpu = _own_cpu() - began
-        memory = _memory() - before
+        memory = private_memory(os.getpid()) - before
 
         async def work() -> None:
             for process in processes:
@@ -309,14 +299,6 @@ def measure_idle_origin(tasks: int, seconds: float) -> Numbers:
         }
 
     return asyncio.run(main())
-
-
-def _memory() -> int:
-    """Return the bytes of memory that only this process has."""
-    for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
-        if line.startswith("Private_Dirty:"):
-            return int(line.split()[1]) * 1024
-    return 0
 
 
 def tables(quick: bool) -> list[Table]:

@@ -355,8 +355,9 @@ class PluginHost:
     ) -> Any:
         """Ask the implementations of a hook, one after the other, for the first answer.
 
-        Each runs in a worker thread under the deadline of the settings. One that raises,
-        overruns, or answers what `check` refuses is reported to `failed`, and the next is asked.
+        Each runs in a worker thread under the deadline of the settings; only the core's own, which
+        touch neither disk nor network, are called here and now. One that raises, overruns, or
+        answers what `check` refuses is reported to `failed`, and the next is asked.
 
         Args:
             hook: Name of the hook.
@@ -373,12 +374,13 @@ class PluginHost:
         """
         for implementation in self._implementations(hook):
             where = f"hook {hook} of plugin {implementation.plugin_name}"
+            call = functools.partial(_call, implementation, arguments)
             try:
-                answer = await self._pool.run(
-                    functools.partial(_call, implementation, arguments),
-                    deadline=self._settings.hook_deadline,
-                    undo=undo,
-                )
+                if implementation.plugin_name in self._builtins:
+                    answer = call()
+                else:
+                    deadline = self._settings.hook_deadline
+                    answer = await self._pool.run(call, deadline=deadline, undo=undo)
                 if answer is not None and check is not None:
                     check(answer)
             except DeadlineExceededError as error:
