@@ -28,7 +28,8 @@ from eventbus_tasks._history import LIMIT, History
 from eventbus_tasks._process import wire
 from eventbus_tasks._process.handle import GuardianLink
 from eventbus_tasks._process.visit import Attached, attach, wait_released
-from eventbus_tasks._runner import Services, TaskRun
+from eventbus_tasks._runner import TaskRun
+from eventbus_tasks._services import Services
 from eventbus_tasks.errors import ReattachError, TaskNotFoundError, UnknownAgentError
 from eventbus_tasks.events import EVENT_TYPES, AgentActivity, OutputReceived, TaskEvent
 from eventbus_tasks.lifecycle import Input
@@ -143,6 +144,8 @@ class AdoptedRun(TaskRun):
             )
         )
         self._output.attach()
+        self._output.replays = True
+        task._input.shut("it ended with the host that had started the task")
         self._link = GuardianLink.attached(attached.control, attached.bell, attached.spec.argv)
         task._step(Input.LAUNCH)
 

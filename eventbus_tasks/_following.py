@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from eventbus_tasks._native import redeliver
-from eventbus_tasks.events import OutputReceived, TaskEvent
+from eventbus_tasks.conversation import Send, Withdraw
+from eventbus_tasks.events import (
+    AgentActivity,
+    AgentInputRequired,
+    AgentResult,
+    OutputReceived,
+    TaskEvent,
+)
 from eventbus_tasks.lines import LineSplitter
 from eventbus_tasks.outcome import ProcessExit, Reason, Verdict
 from eventbus_tasks.output import StreamCursor
@@ -15,6 +23,7 @@ from eventbus_tasks.policies import OutputInterpreter, Stream
 
 if TYPE_CHECKING:
     from eventbus_tasks._bus import Bus
+    from eventbus_tasks._dialogue import Dialogue
     from eventbus_tasks.task import Task
 
 __all__ = ["OutputFollower"]
@@ -44,6 +53,8 @@ class OutputFollower:
         failed: Callable[[str, str, bool], None],
     ) -> None:
         self.interpreter: OutputInterpreter | None = None
+        self.dialogue: Dialogue | None = None  # with an agent that is talked to
+        self.replays = False  # another host has talked to the agent
         self._task = task
         self._bus = bus
         self._emit = emit
@@ -115,7 +126,7 @@ class OutputFollower:
             if verdict is not None and not isinstance(verdict, Verdict):
                 raise TypeError(f"a verdict must be a Verdict or None, not {verdict!r}")
         except BaseException as error:
-            text = self._interpreter_failed(error)
+            text = self.interpreter_failed(error)
             # Nobody can say whether the agent succeeded: that is not a success.
             return Verdict(reason=Reason.PLUGIN_ERROR, message=text)
         return verdict
@@ -148,18 +159,41 @@ class OutputFollower:
         for line, truncated in lines:
             end = offset + len(line)
             try:
-                for activity in interpreter.interpret(line, stream):
-                    self._emit(
-                        replace(
-                            activity, stream=stream, start=offset, end=end, source=self._task.output
+                for item in interpreter.interpret(line, stream):
+                    if isinstance(item, (Send, Withdraw)):
+                        self._take(item)
+                    else:
+                        self._tell(
+                            replace(
+                                item, stream=stream, start=offset, end=end, source=self._task.output
+                            )
                         )
-                    )
             except BaseException as error:
-                self._interpreter_failed(error)
+                self.interpreter_failed(error)
             offset = end + (not truncated)
         return offset
 
-    def _interpreter_failed(self, error: BaseException) -> str:
+    def _tell(self, activity: AgentActivity) -> None:
+        dialogue = self.dialogue
+        if dialogue is None:
+            self._emit(activity)
+            return
+        if isinstance(activity, AgentInputRequired) and activity.request_id:
+            deadline = datetime.now(UTC) + timedelta(seconds=dialogue.patience)
+            activity = replace(activity, deadline=deadline)
+            dialogue.register(activity)
+        self._emit(activity)
+        if isinstance(activity, AgentResult) and not activity.parent:
+            dialogue.end_turn()
+
+    def _take(self, item: Send | Withdraw) -> None:
+        if self.dialogue is not None:
+            self.dialogue.take(item)
+        elif not self.replays:
+            raise TypeError(f"{type(item).__name__} needs a command with stdin='open'")
+
+    def interpreter_failed(self, error: BaseException) -> str:
+        """Report that the interpreter has raised; return it as a sentence."""
         where = f"interpreter of {self._task.agent}"
         text = f"{type(error).__name__}: {error}"
         self._failed(where, text, False)

@@ -35,28 +35,41 @@ class TaskInput:
         self._descriptor = descriptor
         self._decided.set()
 
+    async def decided(self) -> None:
+        """Wait until it is known whether it is open: until the task is started, or has ended."""
+        if not self._decided.is_set():
+            await self._decided.wait()
+
     async def send(self, data: bytes) -> None:
         """Write bytes, when the task has been started, and wait until the pipe has taken them.
 
         Raises:
             InputClosedError: It is not open, or not any more, or nobody reads it.
         """
-        if not self._decided.is_set():
-            await self._decided.wait()
+        await self.drain(bytearray(data))
+
+    async def drain(self, data: bytearray) -> None:
+        """Do what `send` does, taking away from the beginning of `data` what was written.
+
+        Cancellation: what is left in `data` was not written.
+
+        Raises:
+            InputClosedError: It is not open, or not any more, or nobody reads it.
+        """
+        await self.decided()
         async with self._turn:  # what one call sends is not mixed with what others do
-            view = memoryview(data)
             while True:
                 if self._descriptor < 0:
                     raise InputClosedError(self._why)
+                if not data:
+                    break
                 try:
-                    view = view[os.write(self._descriptor, view) :] if view else view
+                    # The beginning of an array of bytes goes without the rest being moved.
+                    del data[: os.write(self._descriptor, data)]
                 except BlockingIOError:
                     await self._wait()
                 except OSError as error:
                     self.shut(f"nobody reads it any more: {error.strerror}")
-                else:
-                    if not view:
-                        break
         await anyio.lowlevel.checkpoint()
 
     async def _wait(self) -> None:

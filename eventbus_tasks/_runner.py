@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -31,14 +30,17 @@ from eventbus_tasks._answers import (
     terminal_event,
     utc,
 )
+from eventbus_tasks._dialogue import Dialogue, check_answer
 from eventbus_tasks._following import OutputFollower
 from eventbus_tasks._history import LIMIT, History, Replay
 from eventbus_tasks._native import absorb, endure, redeliver, undisturbed
 from eventbus_tasks._process import wire
 from eventbus_tasks._process.marker import sweep_marked
-from eventbus_tasks._pump import OutputPump, Turn
+from eventbus_tasks._pump import Turn
+from eventbus_tasks._services import Services
 from eventbus_tasks._threads import NoWorkerError
 from eventbus_tasks.builtin.unnamed_log import UnnamedLog
+from eventbus_tasks.conversation import AgentAnswer, ConversationInterpreter
 from eventbus_tasks.lifecycle import Facts, Input, judge, step
 from eventbus_tasks.outcome import Outcome, Reason, Survivor
 from eventbus_tasks.policies import (
@@ -52,51 +54,15 @@ from eventbus_tasks.policies import (
 from eventbus_tasks.request import Command
 
 if TYPE_CHECKING:
-    from eventbus_tasks._bus import Bus
     from eventbus_tasks._delivery import Delivery
     from eventbus_tasks._process.handle import GuardianLink, WardenClient
     from eventbus_tasks._process.visit import Place
     from eventbus_tasks._turns import Admittance
-    from eventbus_tasks.plugins import PluginHost
-    from eventbus_tasks.settings import Settings
     from eventbus_tasks.task import Task
 
-__all__ = ["Services", "TaskRun"]
+__all__ = ["TaskRun"]
 
 logger: Final[logging.Logger] = logging.getLogger("eventbus_tasks")
-
-
-class Services:
-    """What the runs of one engine share."""
-
-    def __init__(
-        self,
-        *,
-        bus: Bus,
-        plugins: PluginHost,
-        settings: Settings,
-        warden: Callable[[], Any],
-    ) -> None:
-        self.bus = bus
-        self.plugins = plugins
-        self.settings = settings
-        self.warden = warden  # async: returns a living WardenClient
-        self.pump = OutputPump()
-        self._retained: deque[Task] = deque()
-
-    def retain(self, task: Task) -> None:
-        """Keep the whole unnamed log of an ended task, and shorten that of the oldest one.
-
-        Each unnamed log that is kept whole costs a descriptor.
-        """
-        self._retained.append(task)
-        if len(self._retained) > self.settings.retained_logs:
-            self._retained.popleft().output.shorten()
-
-    def forget(self, task: Task) -> None:
-        """Do not keep anything for a task that was removed."""
-        if task in self._retained:
-            self._retained.remove(task)
 
 
 class TaskRun:
@@ -280,6 +246,16 @@ class TaskRun:
             self._facts = Facts(stop_reason=reason)
         return reason is not None
 
+    async def _consult(self, request: events.AgentInputRequired) -> AgentAnswer | None:
+        """Ask the policies what to answer an agent."""
+        answer = await self._services.plugins.ask(
+            "ebt_answer_agent",
+            {"task": self.task, "request": request},
+            failed=self._hook_failed,
+            check=functools.partial(check_answer, request=request),
+        )
+        return cast("AgentAnswer | None", answer)
+
     async def _choose_policy(self) -> TerminationPolicy:
         request = self.task.request
         policy: TerminationPolicy = (
@@ -323,6 +299,15 @@ class TaskRun:
     def _launch(self, warden: WardenClient, command: Command, files: LogFiles) -> None:
         self._argv = tuple(command.argv)
         self._output.interpreter = command.interpreter
+        if command.stdin == "open" and isinstance(command.interpreter, ConversationInterpreter):
+            self._output.dialogue = self.task._dialogue = Dialogue(
+                command.interpreter,
+                self.task._input,
+                emit=self._emit,
+                failed=self._output.interpreter_failed,
+                consult=self._consult,
+                patience=self._services.settings.answer_deadline,
+            )
         stdin = -1
         try:
             stdin = open_stdin(command.stdin, self.task._input)
@@ -354,6 +339,8 @@ class TaskRun:
         while not self._followed:
             async with anyio.create_task_group() as group:
                 group.start_soon(undisturbed(self._follow_output))
+                if self._output.dialogue is not None:
+                    group.start_soon(undisturbed(self._output.dialogue.serve))
                 await self._follow_messages()
 
     async def _follow_messages(self) -> None:
@@ -388,6 +375,8 @@ class TaskRun:
                 task.started_at = utc(message.at)
                 task._step(Input.EXECUTED)
                 self._executed = True
+                if self._output.dialogue is not None:
+                    self._output.dialogue.begin()
                 self._wake_follower()  # it may have been woken for output before it might tell
                 self._emit(events.TaskStarted(pid=message.pid, argv=self._argv), at=task.started_at)
             case wire.SpawnFailed():
@@ -458,6 +447,8 @@ class TaskRun:
         assert self._link is not None
         await self._services.pump.follow(self._link.eventfd, self._turn)
         self._output.end()
+        if self._output.dialogue is not None:
+            self._output.dialogue.end()
         self.task.output.grown(complete=True)
         self._followed = True
 
@@ -492,6 +483,8 @@ class TaskRun:
     def _release(self) -> None:
         self._admittance.release()
         self._release_place()
+        if self._output.dialogue is not None:
+            self._output.dialogue.end()
         self.task._input.shut("the task has ended")
         if self._link is not None:
             self._link.close()

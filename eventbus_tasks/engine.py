@@ -26,7 +26,8 @@ from eventbus_tasks._process.family import read_process
 from eventbus_tasks._process.handle import WardenClient
 from eventbus_tasks._process.lock import Busy, ProjectLock
 from eventbus_tasks._process.queue import Ticket, enter_or_queue, enter_or_refuse
-from eventbus_tasks._runner import Services, TaskRun
+from eventbus_tasks._runner import TaskRun
+from eventbus_tasks._services import Services
 from eventbus_tasks._turns import Admittance, Lines, Places
 from eventbus_tasks.errors import (
     EngineClosedError,

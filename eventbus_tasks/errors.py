@@ -11,6 +11,7 @@ The tree::
     ├── TaskActiveError                         the task must have ended first
     ├── HistoryUnavailableError                 earlier events cannot be read
     ├── InputClosedError                        the standard input of a task takes nothing
+    ├── RequestClosedError                      a request of an agent cannot be answered (any more)
     ├── ReattachError                           the task has a host, or cannot be taken over
     ├── OutputUnavailableError                  the bytes are not within reach
     ├── SettingsError (ValueError)              a settings file, variable or argument is wrong
@@ -38,6 +39,7 @@ __all__ = [
     "PluginError",
     "ProjectBusyError",
     "ReattachError",
+    "RequestClosedError",
     "ResourceError",
     "SettingsError",
     "TaskActiveError",
@@ -81,6 +83,23 @@ class InputClosedError(EventbusTasksError):
 
     def __str__(self) -> str:
         return f"the standard input of the task is not open: {self.why}"
+
+
+class RequestClosedError(EventbusTasksError):
+    """What an agent has asked cannot be answered (any more); the agent was told nothing.
+
+    Attributes:
+        request_id: The agent's name for the request.
+        why: Why not.
+    """
+
+    def __init__(self, request_id: str, why: str) -> None:
+        super().__init__(request_id, why)
+        self.request_id = request_id
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"the request {self.request_id!r} is not open: {self.why}"
 
 
 class UnknownAgentError(EventbusTasksError, LookupError):

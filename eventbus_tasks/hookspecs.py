@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     import argparse
 
     from eventbus_tasks.agents import AgentHealth
+    from eventbus_tasks.conversation import AgentAnswer
     from eventbus_tasks.engine import TaskEngine
-    from eventbus_tasks.events import TaskEvent
+    from eventbus_tasks.events import AgentInputRequired, TaskEvent
     from eventbus_tasks.policies import Journal, OutputStore, ReopenedJournal, TerminationPolicy
     from eventbus_tasks.request import Command
     from eventbus_tasks.running import TaskRecord
@@ -94,6 +95,17 @@ def ebt_describe(event: TaskEvent) -> str | None:
 
     Asked whenever somebody wants to say it, in the thread of whoever asks: answer from the
     event alone, without waiting for anything.
+    """
+
+
+@hookspec(firstresult=True)
+def ebt_answer_agent(task: Task, request: AgentInputRequired) -> AgentAnswer | None:
+    """Answer what an agent has asked, by a rule, or ``None`` to leave it to others and to people.
+
+    Asked once for each request of an agent that is talked to, in a worker thread, when everybody
+    was told of the request. Whoever is quicker answers: a policy, a program, or the deadline
+    (``answer_deadline``) with a denial. ``request.tool`` says what it wants to use, and
+    ``request.raw`` has everything that it has said.
     """
 
 

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    from eventbus_tasks.conversation import Send, Withdraw
     from eventbus_tasks.events import AgentActivity, TaskEvent
     from eventbus_tasks.outcome import Outcome, ProcessExit, Verdict
 
@@ -284,11 +285,14 @@ class ReopenedJournal(Journal, Protocol):
 class OutputInterpreter(Protocol):
     """Understands the output of one agent: ``Command.interpreter``, one object per task."""
 
-    def interpret(self, line: bytes, stream: Stream) -> Iterable[AgentActivity]:
+    def interpret(self, line: bytes, stream: Stream) -> Iterable[AgentActivity | Send | Withdraw]:
         """Return what one complete line means, as unstamped events (may be empty).
 
         Called on the engine's loop, in order, for every line of every stream, without its line
         ending. The engine stamps task, number and time, and keeps `line` beside each event.
+
+        That of an agent that is talked to also returns what the line calls for: see
+        `ConversationInterpreter`.
         """
 
     def verdict(self, exit: ProcessExit) -> Verdict | None:

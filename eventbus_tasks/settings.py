@@ -68,6 +68,11 @@ class Settings:
         receiver_deadline: Seconds that async receivers of a terminal event may take before
             those who wait for the task go on.
         overrun_after: Seconds after which a sync receiver is named for blocking the loop.
+        answer_deadline: Seconds that an agent's request for a permission or an answer stays open;
+            then it is denied.
+        allow_tools: Names of tools (patterns like ``mcp__docs__*``) that every agent may use when
+            it asks for a permission.
+        deny_tools: The same for tools that no agent may use; stronger than `allow_tools`.
         retained_logs: Ended tasks of one engine whose unnamed logs are kept whole; each of them
             costs a descriptor. Of older tasks the last 64 KiB are kept.
         disable_plugins: Names of plugins that are not loaded.
@@ -86,6 +91,9 @@ class Settings:
     journal_deadline: float = field(default=30.0, metadata=_USER_ONLY)
     receiver_deadline: float = field(default=5.0, metadata=_USER_ONLY)
     overrun_after: float = field(default=0.25, metadata=_USER_ONLY)
+    answer_deadline: float = field(default=60.0, metadata={**_USER_ONLY, "minimum": 0})
+    allow_tools: tuple[str, ...] = field(default=(), metadata=_USER_ONLY)
+    deny_tools: tuple[str, ...] = field(default=(), metadata=_USER_ONLY)
     retained_logs: int = field(default=128, metadata={**_USER_ONLY, "minimum": 0})
     disable_plugins: tuple[str, ...] = field(default=(), metadata=_USER_ONLY)
     plugins: tuple[str, ...] | None = field(default=None, metadata=_USER_ONLY)

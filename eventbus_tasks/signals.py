@@ -286,6 +286,9 @@ class TaskSignals:
         self.agent_input_required: EventSignal[events.AgentInputRequired] = bus.signal(
             events.AgentInputRequired
         )
+        self.agent_input_answered: EventSignal[events.AgentInputAnswered] = bus.signal(
+            events.AgentInputAnswered
+        )
         self.agent_result: EventSignal[events.AgentResult] = bus.signal(events.AgentResult)
         self.agent_unknown: EventSignal[events.AgentEventUnknown] = bus.signal(
             events.AgentEventUnknown

@@ -10,6 +10,7 @@ import anyio.lowlevel
 
 from eventbus_tasks._delivery import in_receiver
 from eventbus_tasks._input import TaskInput
+from eventbus_tasks.errors import InputClosedError
 from eventbus_tasks.lifecycle import Input, LifeState, step
 from eventbus_tasks.lines import LogLine, LogLines
 from eventbus_tasks.outcome import Outcome, Reason, TaskStatus
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from eventbus_tasks._dialogue import Dialogue
+    from eventbus_tasks.conversation import AgentAnswer
+    from eventbus_tasks.events import AgentInputRequired
     from eventbus_tasks.settings import Settings
 
 __all__ = ["Task"]
@@ -68,6 +72,7 @@ class Task:
         self._control = control
         self._life = LifeState()
         self._input = TaskInput()
+        self._dialogue: Dialogue | None = None  # with an agent that is talked to
         self._outcome: Outcome | None = None
         self._return_code: int | None = None
         self._settled = anyio.Event()  # the outcome is fixed
@@ -177,19 +182,67 @@ class Task:
         for line in lines.finish() if lines is not None else ():
             yield line
 
-    async def send(self, data: bytes) -> None:
-        """Write bytes to the standard input of a task that has it open (``stdin="open"``).
+    async def send(self, data: bytes | str) -> None:
+        """Give a running agent its next prompt, or write bytes to a program that has input open.
 
         Waits until the task has been started, and then until the kernel has taken every byte: a
         program that does not read makes its senders wait (a pipe holds 64 KiB). Overlapping
         calls are carried out one after the other, never mixed.
 
-        Raises:
-            InputClosedError: It was not opened, was closed, the task has ended, or nobody reads.
+        Args:
+            data: Text: the next prompt for an agent that is talked to, in whatever protocol it
+                speaks; it works on it when the turn at hand has ended. Bytes: written to standard
+                input (``stdin="open"``) as they are.
 
-        Cancellation: ends the waiting; a part of the bytes may have been written.
+        Raises:
+            InputClosedError: It was not opened, was closed, the task has ended, or nobody reads; or
+                text for something that takes no prompts.
+
+        Cancellation: ends the waiting; it may have been written, bytes also in part.
         """
-        await self._input.send(data)
+        if isinstance(data, str):
+            await (await self._conversation()).say(data)
+        elif self._dialogue is None:
+            await self._input.send(data)
+        else:
+            await self._dialogue.write(data)
+
+    async def answer(self, request: AgentInputRequired | str, answer: AgentAnswer) -> None:
+        """Answer what the agent has asked with an `AgentInputRequired`; the first answer counts.
+
+        Args:
+            request: The event, or its `request_id`.
+            answer: ``Allow()`` or ``Deny("why")`` for a permission, ``Answer("text")`` or
+                ``Deny()`` for a question.
+
+        Raises:
+            RequestClosedError: Somebody, or the deadline, was faster; or it is of no concern any
+                more; or nothing of the kind was asked.
+            ValueError: The answer does not fit the request.
+            TypeError: It is no answer at all.
+            InputClosedError: The agent is not talked to, or has ended.
+
+        Cancellation: ends the waiting; the answer counts.
+        """
+        await (await self._conversation()).answer(request, answer)
+
+    async def interrupt(self) -> None:
+        """Have an agent end the turn at hand and its tools; its session goes on.
+
+        Returns when the agent was told. That it has ended its turn is told by an `AgentResult`.
+
+        Raises:
+            InputClosedError: The agent is not talked to, or has ended.
+
+        Cancellation: ends the waiting; the agent may have been told.
+        """
+        await (await self._conversation()).interrupt()
+
+    async def _conversation(self) -> Dialogue:
+        await self._input.decided()
+        if self._dialogue is None:
+            raise InputClosedError("the task takes bytes at most: nobody is talked to")
+        return self._dialogue
 
     async def close_input(self) -> None:
         """Let the task read the end of its standard input, behind everything that was sent.
@@ -199,7 +252,10 @@ class Task:
 
         Cancellation: leaves it open if others are still sending.
         """
-        await self._input.close()
+        if self._dialogue is None:
+            await self._input.close()
+        else:
+            await self._dialogue.close()
 
     def cancel_nowait(self, *, now: bool = False) -> bool:
         """Begin to end the task, and return at once.

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from eventbus_tasks.agents.reading import one_line, parse_object
+from eventbus_tasks.conversation import Send, Withdraw
 from eventbus_tasks.events import AgentActivity, AgentEventUnknown
 from eventbus_tasks.lines import decode_line
 from eventbus_tasks.outcome import ProcessExit, Reason, Verdict
@@ -37,7 +38,7 @@ class JsonLinesInterpreter(abc.ABC):
         self._stderr: deque[str] = deque(maxlen=5)
         self._noise = ""
 
-    def interpret(self, line: bytes, stream: Stream) -> Iterator[AgentActivity]:
+    def interpret(self, line: bytes, stream: Stream) -> Iterator[AgentActivity | Send | Withdraw]:
         """Return what one line means; see `OutputInterpreter`."""
         if stream == "stderr":
             hint = _hint(line)
@@ -59,8 +60,8 @@ class JsonLinesInterpreter(abc.ABC):
         return self.judge(exit)
 
     @abc.abstractmethod
-    def read(self, data: Mapping[str, Any]) -> Iterable[AgentActivity]:
-        """Return what one JSON object means: to be implemented.
+    def read(self, data: Mapping[str, Any]) -> Iterable[AgentActivity | Send | Withdraw]:
+        """Return what one JSON object means, and what it calls for: to be implemented.
 
         Args:
             data: The object of one line.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar
@@ -14,8 +14,10 @@ from eventbus_tasks.policies import Stream
 __all__ = [
     "AgentActivity",
     "AgentEventUnknown",
+    "AgentInputAnswered",
     "AgentInputRequired",
     "AgentMessage",
+    "AgentOption",
     "AgentResult",
     "AgentRetry",
     "AgentSession",
@@ -23,6 +25,10 @@ __all__ = [
     "AgentToolStarted",
     "AgentUsage",
 ]
+
+
+def _read_time(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,9 +176,7 @@ class AgentRetry(AgentActivity):
     """
 
     name: ClassVar[str] = "agent.retry"
-    _decoders: ClassVar[Mapping[str, Callable[[Any], Any]]] = {
-        "until": lambda text: None if text is None else datetime.fromisoformat(text)
-    }
+    _decoders: ClassVar[Mapping[str, Callable[[Any], Any]]] = {"until": _read_time}
 
     kind: str = "error"
     message: str = ""
@@ -183,22 +187,85 @@ class AgentRetry(AgentActivity):
     until: datetime | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentOption:
+    """One of the answers that an agent offers.
+
+    Attributes:
+        id: The agent's name for it, for ``Allow(option=…)`` and ``Deny(option=…)``.
+        label: What it means, for people.
+        kind: ``"allow"``, ``"allow_always"``, ``"deny"`` or ``"deny_always"``; with a question
+            ``"answer"``.
+    """
+
+    id: str
+    label: str = ""
+    kind: str = "allow"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON data."""
+        return {"id": self.id, "label": self.label, "kind": self.kind}
+
+
+def _read_options(data: Sequence[Mapping[str, Any]]) -> tuple[AgentOption, ...]:
+    return tuple(AgentOption(**item) for item in data)
+
+
 @register_event
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentInputRequired(AgentActivity):
     """The agent needs a person: a permission, or an answer.
 
+    It is answered with `Task.answer`, by a policy (``ebt_answer_agent``), or denied at `deadline`;
+    an `AgentInputAnswered` says so. Agents that are not talked to only tell that they are stuck:
+    then there is no `deadline`, and nobody can answer.
+
     Attributes:
         kind: ``"permission"`` or ``"question"``.
         prompt: What it asks, readable.
         request_id: The agent's name for the request.
+        tool: With a permission, the name of the tool that it wants to use.
+        summary: What it wants to use it for, in one line (a command, a path), shortened. The whole
+            of it is in `raw`.
+        options: The answers that the agent offers; empty: only a plain yes, no or text.
+        deadline: When it is denied unless it was answered.
     """
 
     name: ClassVar[str] = "agent.input_required"
+    _decoders: ClassVar[Mapping[str, Callable[[Any], Any]]] = {
+        "options": _read_options,
+        "deadline": _read_time,
+    }
 
     kind: str
     prompt: str
     request_id: str = ""
+    tool: str = ""
+    summary: str = ""
+    options: tuple[AgentOption, ...] = ()
+    deadline: datetime | None = None
+
+
+@register_event
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentInputAnswered(TaskEvent):
+    """A request of an agent is not open any more. Not said by the agent, so it has no line.
+
+    Attributes:
+        request_id: The agent's name for the request.
+        answer: ``"allow"``, ``"deny"``, ``"answer"``, or ``"none"`` where it was withdrawn.
+        by: Who has decided: ``"program"`` (`Task.answer`), ``"policy"``, ``"deadline"``; where
+            nobody had to any more, ``"agent"``, ``"interrupt"``, ``"turn"`` or ``"task"``: what has
+            ended it.
+        text: The reason of a denial, or the text of an answer.
+    """
+
+    name: ClassVar[str] = "agent.input_answered"
+
+    request_id: str
+    answer: str
+    by: str
+    text: str = ""
 
 
 @register_event

@@ -57,7 +57,7 @@ ONLY_CHECKED: Final = {
     # first line: why it cannot be executed; that it compiles and that its names exist is checked
     "from eventbus_tasks_voice.assistant import AssistantTools": "needs an account at OpenAI",
     # Its statements are executed by the plugin's tests/test_conversation.py.
-    "from eventbus_tasks_claude.conversation import answer, interrupt, say": "needs a Claude",
+    "from eventbus_tasks import Allow, Deny": "needs a Claude",
 }
 
 

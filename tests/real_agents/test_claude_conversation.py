@@ -12,15 +12,16 @@ from eventbus_tasks import (
     AgentInputRequired,
     AgentResult,
     AgentToolFinished,
+    Allow,
+    Deny,
     EventStream,
     Reason,
+    RequestClosedError,
     TaskEngine,
     TaskEvent,
 )
 
 from .conftest import Stage, marked
-
-conversation = pytest.importorskip("eventbus_tasks_claude.conversation")
 
 pytestmark = [
     pytest.mark.slow,
@@ -45,11 +46,11 @@ async def test_follow_up_and_interrupt(stage: Stage) -> None:
         with engine.subscribe(TaskEvent) as stream:
             task = await stage.spawn(engine, "fake:text One.", options={"interactive": True})
             assert (await until(stream, AgentResult)).text == "One."
-            await conversation.say(task, f"fake:shell {shlex.join(puppet.argv)}")
+            await task.send(f"fake:shell {shlex.join(puppet.argv)}")
             await puppet.connected(120)
-            await conversation.interrupt(task)
+            await task.interrupt()
             assert not (await until(stream, AgentResult)).ok
-            await conversation.say(task, "fake:history")
+            await task.send("fake:history")
             result = await until(stream, AgentResult)
             assert result.ok
             assert "fake:text One." in result.text
@@ -72,8 +73,9 @@ async def test_permission(stage: Stage, decision: str) -> None:
             task = await stage.spawn(engine, prompt, options=options)
             asked = await until(stream, AgentInputRequired)
             assert (asked.kind, str(target) in asked.prompt) == ("permission", True)
-            assert await conversation.answer(task, asked, decision)
-            assert not await conversation.answer(task, asked, "allow")
+            await task.answer(asked, Allow() if decision == "allow" else Deny("not that"))
+            with pytest.raises(RequestClosedError):
+                await task.answer(asked, Allow())
             finished = await until(stream, AgentToolFinished)
             await until(stream, AgentResult)
             await task.close_input()
@@ -85,7 +87,7 @@ async def test_permission(stage: Stage, decision: str) -> None:
 
 async def test_silence_is_no_consent(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """A request that nobody answers is denied after the deadline."""
-    monkeypatch.setenv("EBT_CLAUDE_PERMISSION_DEADLINE", "0.5")
+    monkeypatch.setenv("EBT_ANSWER_DEADLINE", "0.5")
     target = stage.project() / "file"
     options = {"interactive": True, "allowed_tools": ["Bash"]}
     async with TaskEngine() as engine:

@@ -9,13 +9,17 @@ from typing import Any, Final
 
 import eventbus_tasks_claude
 import pytest
-from eventbus_tasks_claude.conversation import answer, interrupt, say
 
 from eventbus_tasks import (
+    AgentInputAnswered,
     AgentInputRequired,
     AgentResult,
+    Allow,
+    Answer,
+    Deny,
     InputClosedError,
     Reason,
+    RequestClosedError,
     Task,
     TaskEnded,
     TaskEngine,
@@ -55,6 +59,16 @@ with open({log!r}, "w") as log:
                 tool = {{"subtype": "can_use_tool", "tool_name": "Write",
                         "input": {{"file_path": "/x"}}}}
                 write(type="control_request", request_id="r1", request=tool)
+            elif text == "ask me":
+                tool = {{"subtype": "can_use_tool", "tool_name": "AskUserQuestion", "input": {{
+                    "questions": [
+                        {{"question": "Which?", "options": [{{"label": "A"}}, {{"label": "B"}}]}}
+                    ]}}}}
+                write(type="control_request", request_id="r2", request=tool)
+            elif text == "ask and forget":
+                tool = {{"subtype": "can_use_tool", "tool_name": "Write", "input": {{}}}}
+                write(type="control_request", request_id="r3", request=tool)
+                write(type="control_cancel_request", request_id="r3")
             elif text != "wait":
                 result("I was told: " + text)
 """
@@ -115,7 +129,7 @@ async def test_prompts_follow_each_other(scene: Scene) -> None:
         with engine.subscribe(TaskEvent) as stream:
             task = await scene.spawn(engine, "first")
             assert (await following(stream, AgentResult)).text == "I was told: first"
-            await say(task, "second \u2028 🦊")
+            await task.send("second \u2028 🦊")
             assert (await following(stream, AgentResult)).text == "I was told: second \u2028 🦊"
             await task.close_input()
             outcome = await task.wait()
@@ -130,49 +144,82 @@ async def test_interrupt_ends_a_turn_only(scene: Scene) -> None:
         with engine.subscribe(TaskEvent) as stream:
             task = await scene.spawn(engine, "wait")
             await following(stream, TaskEvent)
-            await say(task, "wait")
-            await interrupt(task)
+            await task.send("wait")
+            await task.interrupt()
             assert not (await following(stream, AgentResult)).ok
-            await say(task, "go on")
+            await task.send("go on")
             assert (await following(stream, AgentResult)).ok
-            await interrupt(task)
+            await task.interrupt()
             assert (await following(stream, AgentResult)).text == "interrupted"
             await task.close_input()
             outcome = await task.wait()
     assert (outcome.reason, outcome.message) == (Reason.AGENT_ERROR, "interrupted")
 
 
-@pytest.mark.parametrize("decision", ["allow", "deny"])
-async def test_permission_is_answered(scene: Scene, decision: Any) -> None:
+@pytest.mark.parametrize("decision", [Allow(), Deny("too dangerous")], ids=["allow", "deny"])
+async def test_permission_is_answered(scene: Scene, decision: Allow | Deny) -> None:
     """The first answer counts and is sent once; a permission comes with the tool's own input."""
     async with make_engine() as engine:
         with engine.subscribe(TaskEvent) as stream:
             task = await scene.spawn(engine, "ask")
             asked = await following(stream, AgentInputRequired)
             assert asked.prompt == "may it use Write: /x"
-            with pytest.raises(ValueError, match="decision"):
-                await answer(task, asked, "perhaps")  # type: ignore[arg-type]
-            assert await answer(task, asked, decision, "too dangerous")
-            assert not await answer(task, asked, "allow")
-            assert (await following(stream, AgentResult)).text == f"answered: {decision}"
+            assert (asked.tool, asked.summary) == ("Write", "/x")
+            await task.answer(asked, decision)
+            word = "allow" if decision == Allow() else "deny"
+            with pytest.raises(RequestClosedError, match="already"):
+                await task.answer(asked, Allow())
+            assert (await following(stream, AgentResult)).text == f"answered: {word}"
             await task.close_input()
             await task.wait()
     sent = [line["response"] for line in scene.given[1:] if line["type"] == "control_response"]
     assert [response["request_id"] for response in sent] == ["r1"]
     inner = sent[0]["response"]
-    assert inner.get("updatedInput") == ({"file_path": "/x"} if decision == "allow" else None)
-    assert inner.get("message") == (None if decision == "allow" else "too dangerous")
+    assert inner.get("updatedInput") == ({"file_path": "/x"} if decision == Allow() else None)
+    assert inner.get("message") == (None if decision == Allow() else "too dangerous")
+
+
+async def test_a_question_is_answered(scene: Scene) -> None:
+    """A question comes with its choices, and its answer goes back beside the question."""
+    async with make_engine() as engine:
+        with engine.subscribe(TaskEvent) as stream:
+            task = await scene.spawn(engine, "ask me")
+            asked = await following(stream, AgentInputRequired)
+            assert (asked.kind, asked.prompt) == ("question", "Which?")
+            assert [option.id for option in asked.options] == ["A", "B"]
+            with pytest.raises(ValueError, match="does not answer a question"):
+                await task.answer(asked, Allow())
+            await task.answer("r2", Answer("B"))
+            await following(stream, AgentResult)
+            await task.close_input()
+            await task.wait()
+    (sent,) = [line["response"] for line in scene.given[1:] if line["type"] == "control_response"]
+    assert sent["response"]["updatedInput"]["answers"] == {"Which?": "B"}
+
+
+async def test_a_request_that_is_taken_back(scene: Scene) -> None:
+    """What Claude takes back is closed, and needs no answer."""
+    async with make_engine() as engine:
+        with engine.subscribe(TaskEvent) as stream:
+            task = await scene.spawn(engine, "ask and forget")
+            closed = await following(stream, AgentInputAnswered)
+            assert (closed.request_id, closed.answer, closed.by) == ("r3", "none", "agent")
+            with pytest.raises(RequestClosedError, match="taken it back"):
+                await task.answer("r3", Allow())
+            await task.close_input()
+            await task.wait()
 
 
 async def test_silence_is_no_consent(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """What nobody has answered by the deadline is denied, and later answers do not count."""
-    monkeypatch.setenv("EBT_CLAUDE_PERMISSION_DEADLINE", "0.05")
+    monkeypatch.setenv("EBT_ANSWER_DEADLINE", "0.05")
     async with make_engine() as engine:
         with engine.subscribe(TaskEvent) as stream:
             task = await scene.spawn(engine, "ask")
             asked = await following(stream, AgentInputRequired)
             assert (await following(stream, AgentResult)).text == "answered: deny"
-            assert not await answer(task, asked, "allow")
+            with pytest.raises(RequestClosedError, match="in time"):
+                await task.answer(asked, Allow())
             await task.close_input()
             await task.wait()
 
@@ -184,5 +231,5 @@ async def test_a_task_that_is_not_interactive_takes_nothing(scene: Scene) -> Non
             "work", "do it", scene.project, agent="claude", env=scene.env
         )
         with pytest.raises(InputClosedError):
-            await say(task, "more")
+            await task.send("more")
         await task.wait()

@@ -17,7 +17,7 @@ from eventbus_tasks_claude.interpreter import ClaudeInterpreter
 from eventbus_tasks_claude.options import ClaudeSettings
 
 if TYPE_CHECKING:
-    from eventbus_tasks import Settings, Task, TaskEngine
+    from eventbus_tasks import Settings, Task
     from eventbus_tasks.agents import AgentHealth
 
 __all__ = [
@@ -26,7 +26,6 @@ __all__ = [
     "ClaudeSettings",
     "ebt_build_command",
     "ebt_check_agent",
-    "ebt_engine_started",
     "ebt_register_agents",
     "ebt_register_settings",
     "ebt_termination_policy",
@@ -72,14 +71,6 @@ def ebt_check_agent(agent: str, settings: Settings) -> AgentHealth | None:
     from eventbus_tasks_claude.health import check
 
     return check(settings.table(ClaudeSettings))
-
-
-@hookimpl
-def ebt_engine_started(engine: TaskEngine) -> None:
-    """Look after interactive tasks: their first prompt, and permissions nobody answers."""
-    from eventbus_tasks_claude.conversation import Permissions
-
-    Permissions(engine).connect()
 
 
 # Last among the plugins, so that policies that somebody has *set* go first.

@@ -50,7 +50,7 @@ def build_command(task: Task) -> Command:
         # Claude before 2.1.214 loses the end of its output on a pipe that is read slowly.
         capture="file",
         stderr="separate",
-        interpreter=ClaudeInterpreter(resumed=options.resumes),
+        interpreter=ClaudeInterpreter(resumed=options.resumes, prompt=request.prompt),
     )
 
 

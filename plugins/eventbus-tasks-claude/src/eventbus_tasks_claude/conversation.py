@@ -1,152 +1,134 @@
-"""Talking to a Claude that stays: more prompts, interrupts, and answers to its questions."""
+"""What a Claude that stays is told: prompts, interrupts, and answers to what it has asked."""
 
 from __future__ import annotations
 
 import itertools
 import json
-from typing import TYPE_CHECKING, Any, Final, Literal
-from weakref import WeakKeyDictionary
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
 
-import anyio
+from eventbus_tasks import (
+    AgentActivity,
+    AgentAnswer,
+    AgentInputRequired,
+    AgentOption,
+    Answer,
+    Deny,
+    Withdraw,
+)
+from eventbus_tasks.agents import (
+    input_summary,
+    list_in,
+    object_in,
+    one_line,
+    text_in,
+    unknown_event,
+)
 
-from eventbus_tasks import InputClosedError, TaskNotFoundError
-from eventbus_tasks.agents import object_in, parse_object
+__all__ = ["Conversation"]
 
-if TYPE_CHECKING:
-    from eventbus_tasks import AgentInputRequired, Task, TaskEngine, TaskStarted
-    from eventbus_tasks_claude.options import ClaudeSettings
-
-__all__ = ["Decision", "Permissions", "answer", "interrupt", "say"]
-
-Decision = Literal["allow", "deny"]
-"""What a permission request can be answered with."""
-
-_numbers = itertools.count(1)
-
-
-async def say(task: Task, prompt: str) -> None:
-    """Give a running Claude its next prompt; it works on it when the turn at hand has ended.
-
-    Args:
-        task: A task of the agent ``claude`` with the option ``interactive``.
-        prompt: What it is told.
-
-    Raises:
-        InputClosedError: It is not interactive, or has ended.
-
-    Cancellation: ends the waiting; a part may have been written.
-    """
-    content = [{"type": "text", "text": prompt}]
-    await _send(task, {"type": "user", "message": {"role": "user", "content": content}})
+_QUESTION: Final = "AskUserQuestion"
+"""The tool with which Claude asks people something; permission to use it is the answer."""
 
 
-async def interrupt(task: Task) -> None:
-    """End the turn at hand and its tools; the session goes on with the next prompt.
+class Conversation:
+    """Claude's side of the stream-json protocol of standard input, for one run."""
 
-    Returns when Claude was told. That it has ended its turn is told by an `AgentResult`.
+    def __init__(self) -> None:
+        self._numbers = itertools.count(1)
+        self._asked: dict[str, Mapping[str, Any]] = {}  # what open requests want to use a tool for
 
-    Args:
-        task: A task of the agent ``claude`` with the option ``interactive``.
+    # -- to Claude ----------------------------------------------------------------------------
 
-    Raises:
-        InputClosedError: It is not interactive, or has ended.
-    """
-    request = {"subtype": "interrupt"}
-    number = f"ebt-{next(_numbers)}"
-    await _send(task, {"type": "control_request", "request_id": number, "request": request})
+    def prompt(self, text: str) -> bytes:
+        """Return a message of the user."""
+        content = [{"type": "text", "text": text}]
+        return _line({"type": "user", "message": {"role": "user", "content": content}})
 
+    def interrupt(self) -> bytes:
+        """Return what ends the turn at hand; Claude then withdraws what it has asked."""
+        number = f"ebt-{next(self._numbers)}"
+        request = {"subtype": "interrupt"}
+        return _line({"type": "control_request", "request_id": number, "request": request})
 
-async def answer(
-    task: Task, request: AgentInputRequired, decision: Decision, message: str = ""
-) -> bool:
-    """Answer a permission request; the first answer counts.
+    def answer(self, request: AgentInputRequired, answer: AgentAnswer) -> bytes:
+        """Return the answer to a request."""
+        wanted = dict(self._asked.pop(request.request_id, {}))
+        response: dict[str, Any] = {"behavior": "allow", "updatedInput": wanted}
+        if isinstance(answer, Deny):
+            message = answer.reason or "It was not allowed."
+            response = {"behavior": "deny", "message": message}
+        elif isinstance(answer, Answer):
+            questions = _questions(wanted)
+            wanted["answers"] = dict(zip(questions, _parts(answer.text, questions), strict=True))
+        outer = {"subtype": "success", "request_id": request.request_id, "response": response}
+        return _line({"type": "control_response", "response": outer})
 
-    Args:
-        task: The task that asks.
-        request: What it asked, as it came from the engine.
-        decision: ``"allow"`` or ``"deny"``.
-        message: With a denial, why, for the model.
+    # -- from Claude --------------------------------------------------------------------------
 
-    Returns:
-        Whether this was the first answer: ``False`` if somebody, or the deadline, was faster.
-
-    Raises:
-        ValueError: The decision is neither of the two.
-        InputClosedError: It is not interactive, or has ended.
-    """
-    if decision not in ("allow", "deny"):
-        raise ValueError(f"the decision must be 'allow' or 'deny', not {decision!r}")
-    pending = _request(task, request)
-    if pending.is_set():
-        return False
-    pending.set()
-    response: dict[str, Any] = {"behavior": "deny", "message": message or "It was not allowed."}
-    if decision == "allow":
-        asked = object_in(parse_object(request.raw) or {}, "request")
-        response = {"behavior": "allow", "updatedInput": dict(object_in(asked, "input"))}
-    outer = {"subtype": "success", "request_id": request.request_id, "response": response}
-    await _send(task, {"type": "control_response", "response": outer})
-    return True
-
-
-# Whether each request of a task has been answered; nothing of it outlives the task.
-_requests: Final[WeakKeyDictionary[Task, dict[str, anyio.Event]]] = WeakKeyDictionary()
-
-
-def _request(task: Task, request: AgentInputRequired) -> anyio.Event:
-    return _requests.setdefault(task, {}).setdefault(request.request_id, anyio.Event())
-
-
-class Permissions:
-    """Gives interactive tasks of one engine their first prompt, and denies what nobody answers.
-
-    Args:
-        engine: The engine.
-    """
-
-    def __init__(self, engine: TaskEngine) -> None:
-        self._engine = engine
-
-    def connect(self) -> None:
-        """Begin to look after the engine's tasks; ends with the engine."""
-        self._engine.signals.task_started.connect(self._start)
-        self._engine.signals.agent_input_required.connect(self._deny_late)
-
-    async def _start(self, event: TaskStarted) -> None:
-        task = self._interactive(event)
-        if task is not None:
-            await _quietly(say(task, task.prompt))
-
-    async def _deny_late(self, event: AgentInputRequired) -> None:
-        task = self._interactive(event)
-        if task is None or event.kind != "permission":
+    def read_request(self, data: Mapping[str, Any]) -> Iterator[AgentActivity]:
+        """Return what a line of the type ``control_request`` means."""
+        request = object_in(data, "request")
+        subtype = text_in(request, "subtype")
+        if subtype != "can_use_tool":
+            yield unknown_event("control_request", subtype)
             return
-        from eventbus_tasks_claude.options import ClaudeSettings
+        tool = one_line(text_in(request, "tool_name"), 100)
+        wanted = object_in(request, "input")
+        request_id = text_in(data, "request_id")
+        self._asked[request_id] = wanted
+        questions = _questions(wanted) if tool == _QUESTION else ()
+        if questions:
+            yield AgentInputRequired(
+                kind="question",
+                prompt="\n".join(questions),
+                request_id=request_id,
+                tool=tool,
+                options=_choices(wanted),
+            )
+            return
+        what = input_summary(wanted)
+        named = tool or "a tool"
+        yield AgentInputRequired(
+            kind="permission",
+            prompt=f"may it use {named}: {what}" if what else f"may it use {named}",
+            request_id=request_id,
+            tool=tool,
+            summary=what,
+        )
 
-        settings: ClaudeSettings = task.settings.table(ClaudeSettings)
-        pending = _request(task, event)
-        # Requests come one after the other, so waiting for them in order makes none late.
-        with anyio.move_on_after(settings.permission_deadline):
-            await pending.wait()
-        if not pending.is_set():
-            await _quietly(answer(task, event, "deny", "Nobody has answered in time."))
-
-    def _interactive(self, event: TaskStarted | AgentInputRequired) -> Task | None:
-        try:
-            task = self._engine.get_task(event.task)
-        except TaskNotFoundError:
-            return None
-        wanted = task.request.options.get("interactive") is True
-        return task if task.agent == "claude" and wanted else None
+    def read_cancel(self, data: Mapping[str, Any]) -> Withdraw:
+        """Return what a line of the type ``control_cancel_request`` means."""
+        request_id = text_in(data, "request_id")
+        self._asked.pop(request_id, None)
+        return Withdraw(request_id=request_id)
 
 
-async def _quietly(sending: Any) -> None:
-    """Send something to a task that may have ended meanwhile."""
-    try:
-        await sending
-    except InputClosedError:
-        pass
+def _line(data: Mapping[str, Any]) -> bytes:
+    return json.dumps(data).encode() + b"\n"
 
 
-async def _send(task: Task, data: dict[str, Any]) -> None:
-    await task.send(json.dumps(data).encode() + b"\n")
+def _questions(wanted: Mapping[str, Any]) -> tuple[str, ...]:
+    items = (item for item in list_in(wanted, "questions") if isinstance(item, dict))
+    return tuple(text for item in items if (text := text_in(item, "question")))
+
+
+def _choices(wanted: Mapping[str, Any]) -> tuple[AgentOption, ...]:
+    """Return what a single question offers; people may always answer something else."""
+    questions = list_in(wanted, "questions")
+    if len(questions) != 1 or not isinstance(questions[0], dict):
+        return ()
+    labels = (
+        one_line(text_in(item, "label"))
+        for item in list_in(questions[0], "options")
+        if isinstance(item, dict)
+    )
+    return tuple(AgentOption(id=label, label=label, kind="answer") for label in labels if label)
+
+
+def _parts(text: str, questions: Sequence[str]) -> list[str]:
+    """Return one answer for each question: the lines of the text, the last one for all others."""
+    if len(questions) == 1:
+        return [text]
+    lines = text.splitlines() or [""]
+    return [lines[min(position, len(lines) - 1)] for position in range(len(questions))]

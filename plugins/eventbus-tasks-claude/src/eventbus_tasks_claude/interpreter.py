@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from eventbus_tasks import (
     AgentActivity,
+    AgentAnswer,
     AgentInputRequired,
     AgentMessage,
     AgentResult,
@@ -17,11 +18,11 @@ from eventbus_tasks import (
     ProcessExit,
     Reason,
     Verdict,
+    Withdraw,
 )
 from eventbus_tasks.agents import (
     JsonLinesInterpreter,
     count_in,
-    input_summary,
     list_in,
     object_in,
     one_line,
@@ -29,6 +30,7 @@ from eventbus_tasks.agents import (
     text_in,
     unknown_event,
 )
+from eventbus_tasks_claude.conversation import Conversation
 from eventbus_tasks_claude.judgement import ClaudeResult, read_result
 from eventbus_tasks_claude.tools import ToolCalls
 from eventbus_tasks_claude.usage import UsageCounter
@@ -55,27 +57,52 @@ class ClaudeInterpreter(JsonLinesInterpreter):
     Only lines of standard output that begin with ``{`` are read as JSON. Nothing that Claude, or
     anything else, writes there makes it raise: a value of a wrong type counts as absent.
 
+    With ``--input-format=stream-json`` it is a `ConversationInterpreter`, too.
+
     Args:
         resumed: The run goes on with an earlier session.
+        prompt: The first prompt of a Claude that is talked to.
 
     Attributes:
         session_id: The session that Claude said it works in, or ``""``.
     """
 
-    def __init__(self, *, resumed: bool = False) -> None:
+    def __init__(self, *, resumed: bool = False, prompt: str = "") -> None:
         super().__init__()
         self.session_id: str = ""
         self._model = ""
+        self._prompt = prompt
+        self._talk = Conversation()
         self._usage = UsageCounter(resumed=resumed)
         self._tools = ToolCalls()
         self._result: ClaudeResult | None = None
         self._turn_open = False  # something has begun since the last result
 
-    def read(self, data: Mapping[str, Any]) -> Iterable[AgentActivity]:
+    def begin(self) -> bytes:
+        """Return the first prompt as a message."""
+        return self._talk.prompt(self._prompt)
+
+    def encode_prompt(self, text: str) -> bytes:
+        """Return a message; Claude works on it when the turn at hand has ended."""
+        return self._talk.prompt(text)
+
+    def encode_answer(self, request: AgentInputRequired, answer: AgentAnswer) -> bytes:
+        """Return the answer to a permission request or question."""
+        return self._talk.answer(request, answer)
+
+    def encode_interrupt(self) -> bytes:
+        """Return what ends the turn at hand and its tools."""
+        return self._talk.interrupt()
+
+    def read(self, data: Mapping[str, Any]) -> Iterable[AgentActivity | Withdraw]:
         """Return what one JSON object means, with the use of a tool that it belongs to."""
-        events = self._read(data)
         parent = text_in(data, "parent_tool_use_id")
-        return (replace(event, parent=parent) for event in events) if parent else events
+        if not parent:
+            return self._read(data)
+        return (
+            replace(item, parent=parent) if isinstance(item, AgentActivity) else item
+            for item in self._read(data)
+        )
 
     def judge(self, exit: ProcessExit) -> Verdict:
         """Judge the run by its last result; without one it is no success, whatever its status."""
@@ -91,7 +118,7 @@ class ClaudeInterpreter(JsonLinesInterpreter):
 
     # -- lines --------------------------------------------------------------------------------
 
-    def _read(self, data: Mapping[str, Any]) -> Iterator[AgentActivity]:
+    def _read(self, data: Mapping[str, Any]) -> Iterator[AgentActivity | Withdraw]:
         kind = text_in(data, "type")
         match kind:
             case "system":
@@ -107,7 +134,11 @@ class ClaudeInterpreter(JsonLinesInterpreter):
             case "result":
                 yield from self._read_result(data)
             case "control_request":
-                yield from _read_control_request(data)
+                yield from self._talk.read_request(data)
+            case "control_cancel_request":
+                yield self._talk.read_cancel(data)
+            case "control_response":
+                return  # our interrupt has arrived; the result that follows says so
             case "rate_limit_event":
                 yield _read_rate_limit(object_in(data, "rate_limit_info"))
             case _:
@@ -214,21 +245,6 @@ def _read_stream_event(event: Mapping[str, Any]) -> Iterator[AgentActivity]:
             yield AgentMessage(text=text, delta=True, kind=word)
     elif part not in _SILENT_DELTAS:
         yield unknown_event("stream_event", part)
-
-
-def _read_control_request(data: Mapping[str, Any]) -> Iterator[AgentActivity]:
-    request = object_in(data, "request")
-    subtype = text_in(request, "subtype")
-    if subtype != "can_use_tool":
-        yield unknown_event("control_request", subtype)
-        return
-    tool = one_line(text_in(request, "tool_name"), 100) or "a tool"
-    what = input_summary(object_in(request, "input"))
-    yield AgentInputRequired(
-        kind="permission",
-        prompt=f"may it use {tool}: {what}" if what else f"may it use {tool}",
-        request_id=text_in(data, "request_id"),
-    )
 
 
 def _blocks(message: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

@@ -27,8 +27,6 @@ class ClaudeSettings:
         permission_mode: As ``--permission-mode`` takes it.
         allowed_tools: Tools that need no permission, as ``--allowedTools`` takes them.
         max_turns: Turns after which Claude gives up.
-        permission_deadline: Seconds after which a permission request that nobody has answered is
-            denied.
     """
 
     executable: Path | None = field(default=None, metadata=_USER_ONLY)
@@ -36,7 +34,6 @@ class ClaudeSettings:
     permission_mode: str | None = field(default=None, metadata=_USER_ONLY)
     allowed_tools: tuple[str, ...] = field(default=(), metadata=_USER_ONLY)
     max_turns: int | None = None
-    permission_deadline: float = 120.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +49,8 @@ class ClaudeOptions(AgentOptions):
         session_id: A UUID for a new session; by default the ``uid`` of the task.
         resume: The session to go on with.
         append_system_prompt: Added to the system prompt.
-        interactive: Claude stays after its answer, takes more prompts, and asks for permissions:
-            see `eventbus_tasks_claude.conversation`.
+        interactive: Claude stays after its answer, takes more prompts (`Task.send`), can be
+            interrupted, and asks for permissions (`Task.answer`), until `Task.close_input`.
         args: More arguments for Claude, as they are.
     """
 

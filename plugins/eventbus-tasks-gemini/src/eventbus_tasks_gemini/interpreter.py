@@ -17,8 +17,10 @@ from eventbus_tasks import (
     AgentUsage,
     ProcessExit,
     Reason,
+    Send,
     Stream,
     Verdict,
+    Withdraw,
     decode_line,
 )
 from eventbus_tasks.agents import (
@@ -90,7 +92,7 @@ class GeminiInterpreter(JsonLinesInterpreter):
         """The last line of standard error that is not part of a stack trace."""
         return self._explained or super().hint
 
-    def interpret(self, line: bytes, stream: Stream) -> Iterator[AgentActivity]:
+    def interpret(self, line: bytes, stream: Stream) -> Iterator[AgentActivity | Send | Withdraw]:
         """Return what one line means; retries are told on standard error only."""
         events = super().interpret(line, stream)
         if stream != "stderr":

@@ -1,0 +1,328 @@
+"""The engine's side of talking to an agent: what is sent, which requests are open, until when."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import anyio
+import anyio.lowlevel
+
+from eventbus_tasks._native import redeliver, undisturbed
+from eventbus_tasks.conversation import (
+    AgentAnswer,
+    Allow,
+    Answer,
+    ConversationInterpreter,
+    Deny,
+    Send,
+    Withdraw,
+)
+from eventbus_tasks.errors import InputClosedError, RequestClosedError
+from eventbus_tasks.events import AgentInputAnswered, AgentInputRequired, TaskEvent
+
+if TYPE_CHECKING:
+    from eventbus_tasks._input import TaskInput
+
+__all__ = ["Dialogue", "check_answer"]
+
+By = Literal["program", "policy", "deadline", "agent", "interrupt", "turn", "task"]
+
+_WORDS: Final[dict[type, str]] = {Allow: "allow", Deny: "deny", Answer: "answer"}
+
+_WHY: Final[dict[By, str]] = {
+    "program": "it was answered already",
+    "policy": "a policy has answered it",
+    "deadline": "nobody had answered it in time, so it was denied",
+    "agent": "the agent has taken it back",
+    "interrupt": "its turn was interrupted",
+    "turn": "its turn has ended",
+    "task": "the task has ended",
+}
+
+
+def check_answer(answer: Any, request: AgentInputRequired) -> None:
+    """Refuse what is no answer, or none to this request.
+
+    Raises:
+        TypeError: It is no answer at all.
+        ValueError: It does not fit.
+    """
+    if not isinstance(answer, (Allow, Deny, Answer)):
+        raise TypeError(f"must be Allow(), Deny() or Answer(), not {answer!r}")
+    if isinstance(answer, Answer if request.kind == "permission" else Allow):
+        raise ValueError(f"{answer!r} does not answer a {request.kind}")
+    if isinstance(answer, Answer):
+        return
+    wanted = _WORDS[type(answer)]
+    fitting = [option.id for option in request.options if option.kind.startswith(wanted)]
+    if answer.option and answer.option not in fitting:
+        known = ", ".join(map(repr, fitting)) or "none"
+        raise ValueError(f"the request has no option {answer.option!r} to {wanted} (has: {known})")
+
+
+@dataclass(slots=True, eq=False)
+class _Message:
+    """Something on its way to the agent."""
+
+    data: bytearray
+    close: bool = False
+    error: InputClosedError | None = None
+    done: anyio.Event = field(default_factory=anyio.Event)
+
+
+@dataclass(slots=True, eq=False)
+class _Pending:
+    """An open request."""
+
+    request: AgentInputRequired
+    deadline: float  # of the loop's clock
+    consulted: bool = False  # every policy was asked
+
+
+class Dialogue:
+    """What one running agent is told, in order. Belongs to the loop of its engine.
+
+    Args:
+        interpreter: Says what to write.
+        output: The agent's standard input.
+        emit: Numbers, journals and delivers an event.
+        failed: Reports a failure of the interpreter: what went wrong.
+        consult: Asks the policies about a request.
+        patience: Seconds until an open request is denied.
+    """
+
+    def __init__(
+        self,
+        interpreter: ConversationInterpreter,
+        output: TaskInput,
+        *,
+        emit: Callable[[TaskEvent], Any],
+        failed: Callable[[BaseException], Any],
+        consult: Callable[[AgentInputRequired], Awaitable[AgentAnswer | None]],
+        patience: float,
+    ) -> None:
+        self.patience = patience
+        self._interpreter = interpreter
+        self._output = output
+        self._emit = emit
+        self._failed = failed
+        self._consult = consult
+        self._begun = anyio.Event()
+        self._ended = False
+        self._outbox: deque[_Message] = deque()
+        self._open: dict[str, _Pending] = {}
+        self._closed: dict[str, By] = {}
+        self._news = anyio.Event()  # for each of those who wait in `serve`
+
+    # -- what programs call -------------------------------------------------------------------
+
+    async def say(self, text: str) -> None:
+        """Give the agent its next prompt; return when it is written."""
+        await self._begun.wait()
+        self._check_open()
+        await self._deliver(self._interpreter.encode_prompt(text))
+
+    async def write(self, data: bytes) -> None:
+        """Send bytes as they are; return when they are written."""
+        await self._begun.wait()
+        await self._deliver(data)
+
+    async def close(self) -> None:
+        """End the agent's input behind everything that was sent."""
+        await self._begun.wait()
+        if not self._ended:
+            await self._post(b"", close=True).done.wait()
+
+    async def interrupt(self) -> None:
+        """End the turn at hand; return when the agent was told."""
+        await self._begun.wait()
+        self._check_open()
+        await self._deliver(self._interrupting())
+
+    async def answer(self, request: str | AgentInputRequired, answer: AgentAnswer) -> None:
+        """Answer an open request; return when the agent was told."""
+        request_id = request if isinstance(request, str) else request.request_id
+        pending = self._open.get(request_id)
+        if pending is None:
+            by = self._closed.get(request_id)
+            raise RequestClosedError(
+                request_id, _WHY[by] if by else "nothing of that name was asked"
+            )
+        check_answer(answer, pending.request)
+        await self._deliver(self._settle(pending, answer, "program"))
+
+    # -- what the engine calls ----------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Send the first bytes: the program was started."""
+        if not self._begun.is_set():
+            self._begun.set()
+            try:
+                self._post(self._interpreter.begin())
+            except BaseException as error:
+                self._report(error)
+
+    def interrupt_nowait(self) -> None:
+        """Tell the agent to stop what it does, before it is ended by other means."""
+        if self._begun.is_set() and not self._ended:
+            try:
+                self._post(self._interrupting())
+            except BaseException as error:
+                self._report(error)
+
+    def register(self, request: AgentInputRequired) -> None:
+        """Take note of a request, which is about to be told to everybody."""
+        known = self._open.get(request.request_id)
+        deadline = anyio.current_time() + self.patience if known is None else known.deadline
+        self._closed.pop(request.request_id, None)
+        self._open[request.request_id] = _Pending(request, deadline)
+        self._wake()
+
+    def take(self, item: Send | Withdraw) -> None:
+        """Carry out what the interpreter has returned beside events."""
+        if isinstance(item, Send):
+            self._post(item.data, close=item.close)
+        elif item.request_id in self._open:
+            self._withdraw(item.request_id, "agent")
+
+    def end_turn(self) -> None:
+        """Deny what is still open: the agent has given its result."""
+        for pending in tuple(self._open.values()):
+            # Told all the same: in some protocols every request must have its answer.
+            self._deny(pending, "The turn has ended.", "turn")
+
+    def end(self) -> None:
+        """Send nothing any more: the task has ended. Safe to repeat."""
+        for request_id in tuple(self._open):
+            self._withdraw(request_id, "task")
+        self._ended = True
+        self._begun.set()
+        self._output.shut("the task has ended")
+        while self._outbox:
+            message = self._outbox.popleft()
+            message.error = InputClosedError("the task has ended")
+            message.done.set()
+        self._wake()
+
+    # -- what happens meanwhile ---------------------------------------------------------------
+
+    async def serve(self) -> None:
+        """Write what is to be sent, and have every request answered; until `end`."""
+        while not self._ended:
+            # Natively cancelled, the group ends, loses nothing, and begins again.
+            async with anyio.create_task_group() as group:
+                group.start_soon(undisturbed(self._write))
+                group.start_soon(undisturbed(self._watch_deadlines))
+                consulted: set[_Pending] = set()
+                while not self._ended:
+                    for pending in self._open.values():
+                        if not pending.consulted and pending not in consulted:
+                            consulted.add(pending)
+                            group.start_soon(undisturbed(self._ask_policies), pending)
+                    await self._next_news()
+                group.cancel_scope.cancel()
+
+    async def _write(self) -> None:
+        while True:
+            while self._outbox:
+                message = self._outbox[0]
+                try:
+                    await self._output.drain(message.data)
+                    if message.close:
+                        await self._output.close()
+                except InputClosedError as error:
+                    message.error = error
+                message.done.set()
+                if self._outbox and self._outbox[0] is message:
+                    self._outbox.popleft()
+            await self._next_news()
+
+    async def _watch_deadlines(self) -> None:
+        while True:
+            pending = min(self._open.values(), key=lambda one: one.deadline, default=None)
+            if pending is None:
+                await self._next_news()
+            elif anyio.current_time() >= pending.deadline:
+                self._deny(pending, "Nobody has answered in time.", "deadline")
+            else:
+                with anyio.move_on_at(pending.deadline):
+                    await self._next_news()
+
+    async def _ask_policies(self, pending: _Pending) -> None:
+        answer = await self._consult(pending.request)
+        pending.consulted = True
+        if answer is not None and self._open.get(pending.request.request_id) is pending:
+            try:
+                self._post(self._settle(pending, answer, "policy"))
+            except BaseException as error:
+                self._report(error)
+
+    async def _next_news(self) -> None:
+        await self._news.wait()
+
+    def _wake(self) -> None:
+        self._news.set()
+        self._news = anyio.Event()
+
+    # -- parts --------------------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if self._ended:
+            raise InputClosedError("the task has ended")
+
+    def _interrupting(self) -> bytes:
+        data = self._interpreter.encode_interrupt()
+        for request_id in tuple(self._open):
+            self._withdraw(request_id, "interrupt")
+        return data
+
+    def _post(self, data: bytes, *, close: bool = False) -> _Message:
+        message = _Message(bytearray(data), close)
+        if self._ended:
+            message.error = InputClosedError("the task has ended")
+            message.done.set()
+        elif data or close:
+            self._outbox.append(message)
+            self._wake()
+        else:
+            message.done.set()
+        return message
+
+    async def _deliver(self, data: bytes) -> None:
+        message = self._post(data)
+        await message.done.wait()
+        if message.error is not None:
+            raise message.error
+
+    def _settle(self, pending: _Pending, answer: AgentAnswer, by: By) -> bytes:
+        """Close a request with an answer, and return what tells the agent."""
+        self._closed[pending.request.request_id] = by
+        del self._open[pending.request.request_id]
+        text = {Deny: "reason", Answer: "text"}.get(type(answer), "")
+        self._emit(
+            AgentInputAnswered(
+                request_id=pending.request.request_id,
+                answer=_WORDS[type(answer)],
+                by=by,
+                text=getattr(answer, text, ""),
+            )
+        )
+        return self._interpreter.encode_answer(pending.request, answer)
+
+    def _deny(self, pending: _Pending, reason: str, by: By) -> None:
+        try:
+            self._post(self._settle(pending, Deny(reason), by))
+        except BaseException as error:
+            self._report(error)
+
+    def _withdraw(self, request_id: str, by: By) -> None:
+        del self._open[request_id]
+        self._closed[request_id] = by
+        self._emit(AgentInputAnswered(request_id=request_id, answer="none", by=by))
+
+    def _report(self, error: BaseException) -> None:
+        self._failed(error)
+        redeliver(error)
