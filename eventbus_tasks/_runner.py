@@ -412,6 +412,10 @@ class TaskRun:
                 self._warden_lost = True
             case wire.GuardianLost():
                 self._take_loss()
+            case wire.Unswept():
+                # They keep the project for as long as they live; the task's own story ends here.
+                self._survivors = name_survivors(message.survivors)
+                self._complete = True
             case wire.Released():
                 self._complete = True
 

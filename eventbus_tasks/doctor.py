@@ -101,7 +101,7 @@ def find_leftovers() -> tuple[Leftover, ...]:
             uid=uid,
             pid=process.pid,
             start_time=process.start_time,
-            command=command(process.pid),
+            command=command(process),
         )
         for uid, process in leftovers.find_leftovers()
     )

@@ -12,11 +12,26 @@ import os
 import signal
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
+from typing import Final
 
-__all__ = ["Process", "children", "command", "descendants", "read_process", "signal_process"]
+from eventbus_tasks._process.wire import Survivor
+
+__all__ = [
+    "Process",
+    "children",
+    "command",
+    "descendants",
+    "read_process",
+    "signal_process",
+    "survivors_of",
+]
 
 _FORKED_NO_EXEC = 0x40
 """PF_FORKNOEXEC in the kernel's flags: forked, and has not executed anything since."""
+
+_MAX_SURVIVORS: Final = 64
+"""Survivors that a message names; a packet has a limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,15 +156,27 @@ def descendants(root: int, *, without: Iterable[int] = ()) -> list[Process]:
     return found
 
 
-def command(pid: int, limit: int = 200) -> str:
-    """Return the command line of a process for people to read, or its name in brackets."""
-    for name in ("cmdline", "comm"):
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/{name}", "rb") as file:
+def command(process: Process, limit: int = 200) -> str:
+    """Return the command line of a process for people to read, or its name in brackets.
+
+    Of one that sleeps uninterruptibly it is the name: its memory, where the command line is, may be
+    locked for as long as it sleeps.
+    """
+    for name in ("comm",) if process.state == "D" else ("cmdline", "comm"):
+        with contextlib.suppress(OSError), open(f"/proc/{process.pid}/{name}", "rb") as file:
             data = file.read(4 * limit).rstrip(b"\0\n").replace(b"\0", b" ")
             if data:
                 text = data.decode("utf-8", "backslashreplace")[:limit]
                 return text if name == "cmdline" else f"[{text}]"
     return ""
+
+
+def survivors_of(processes: Iterable[Process]) -> tuple[Survivor, ...]:
+    """Return what people shall know about processes that are still there; of many, the first."""
+    return tuple(
+        Survivor(pid=process.pid, start_time=process.start_time, command=command(process))
+        for process in islice(processes, _MAX_SURVIVORS)
+    )
 
 
 def signal_process(pid: int, start_time: int, number: int) -> bool:

@@ -26,7 +26,13 @@ from typing import Any, Final
 from eventbus_tasks._process import linux, wire
 from eventbus_tasks._process.capture import Capture, FileCapture, PipeCapture
 from eventbus_tasks._process.descriptors import Descriptors
-from eventbus_tasks._process.family import Process, children, command, descendants, read_process
+from eventbus_tasks._process.family import (
+    Process,
+    children,
+    descendants,
+    read_process,
+    survivors_of,
+)
 from eventbus_tasks._process.history import History
 from eventbus_tasks._process.ladder import KILL, Ladder, Policy, Rung, rungs_of
 from eventbus_tasks._process.marker import MARK
@@ -37,9 +43,6 @@ from eventbus_tasks._process.signalling import send_rung
 from eventbus_tasks._process.spawn import IGNORED, LeaderPlan, parse_failure, start_leader
 
 __all__ = ["Descriptors", "Guardian"]
-
-_MAX_SURVIVORS: Final = 64
-"""Survivors that a message names; a packet has a limit."""
 
 _MAX_PIDS: Final = 1000
 """Processes that the message about one signal names."""
@@ -554,10 +557,6 @@ class Guardian:
 
     def _end(self, *, survivors: list[Process] | None = None, unkillable: bool = False) -> None:
         """Make everything durable and say the last word."""
-        named = tuple(
-            wire.Survivor(pid=p.pid, start_time=p.start_time, command=command(p.pid))
-            for p in (survivors or [])[:_MAX_SURVIVORS]
-        )
         if not survivors:
             for capture in self._captures:
                 capture.close()
@@ -566,7 +565,7 @@ class Guardian:
             "return_code": self._return_code,
             "reason": self._reason,
             "unkillable": unkillable,
-            "survivors": named,
+            "survivors": survivors_of(survivors or ()),
             "leftovers_killed": len(self._outlived),
             "sizes": {**streams, **{c.stream: c.size for c in self._captures}},
             "dropped": {**streams, **{c.stream: c.dropped for c in self._captures}},

@@ -24,6 +24,7 @@ from typing import Any, Final, cast
 import anyio
 
 from eventbus_tasks._process import wire
+from eventbus_tasks._process.ladder import KILL_WAIT
 
 __all__ = ["GuardianLink", "WardenClient"]
 
@@ -67,8 +68,9 @@ class GuardianLink:
 
     The messages of a task come in this order: `Started` or `SpawnFailed`; then any of
     `Stopping`, `SignalSent`, `Dropped` and `LeaderExited`; then `Ended`, or `GuardianLost` when
-    the guardian died without it; and always, last and once, `Released`. A task that is stopped
-    before its program ran has no `Started`. `WardenLost` can come anywhere in between.
+    the guardian died without it, and `Unswept` when its family resists the warden; and always,
+    last and once, `Released`. A task that is stopped before its program ran has no `Started`.
+    `WardenLost` can come anywhere in between.
     """
 
     def __init__(self, task: int, control: socket.socket, bell: int, argv: Sequence[str]) -> None:
@@ -360,7 +362,12 @@ class WardenClient:
                 memory = _memory_file(data)
                 try:
                     sent |= {"control": theirs.fileno(), "bell": bell, "spec": memory}
-                    request = wire.LaunchRequest(task=task, descriptors=tuple(sent))
+                    request = wire.LaunchRequest(
+                        task=task,
+                        uid=spec.uid,
+                        kill_wait=float(spec.policy.get("kill_wait", KILL_WAIT)),
+                        descriptors=tuple(sent),
+                    )
                     self._send(wire.encode(request), list(sent.values()))
                 finally:
                     os.close(memory)

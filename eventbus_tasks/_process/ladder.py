@@ -16,6 +16,9 @@ KILL_EVERY: Final = 0.1
 KILL_EVERY_LATER: Final = 1.0
 """The same, once the family has been reported as unkillable."""
 
+KILL_WAIT: Final = 5.0
+"""Seconds after the first SIGKILL until those who are left are taken for unkillable."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rung:
@@ -34,7 +37,7 @@ class Policy:
     """A termination policy as the guardian reads it; absent keys mean the defaults below."""
 
     rungs: tuple[Rung, ...] = (Rung(int(signal.SIGTERM), "tree", 5.0),)
-    kill_wait: float = 5.0
+    kill_wait: float = KILL_WAIT
     drain: float = 0.3
     exit_grace: float = 0.2
     after_exit: str = "kill"

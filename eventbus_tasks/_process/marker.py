@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from eventbus_tasks._process.family import Process, command, read_process, signal_process
+from eventbus_tasks._process.family import Process, read_process, signal_process, survivors_of
 from eventbus_tasks._process.wire import Survivor
 
 __all__ = ["MARK", "all_marked", "find_marked", "read_mark", "sweep", "sweep_marked"]
@@ -110,7 +110,4 @@ def sweep(
         if empty == _EMPTY_LOOKS or time.monotonic() >= deadline:
             break
         time.sleep(_EVERY)
-    return tuple(
-        Survivor(pid=one.pid, start_time=one.start_time, command=command(one.pid))
-        for one in left.values()
-    )
+    return survivors_of(left.values())

@@ -25,8 +25,14 @@ from typing import Any, Final, NoReturn
 
 from eventbus_tasks._process import linux, wire
 from eventbus_tasks._process.descriptors import Descriptors
-from eventbus_tasks._process.family import descendants, signal_process
+from eventbus_tasks._process.family import (
+    Process,
+    descendants,
+    signal_process,
+    survivors_of,
+)
 from eventbus_tasks._process.guardian import Guardian
+from eventbus_tasks._process.orphans import Ownership
 from eventbus_tasks._process.outbox import Outbox
 from eventbus_tasks._process.spawn import IGNORED, reset_signals
 
@@ -34,6 +40,9 @@ __all__ = ["main"]
 
 SWEEP_EVERY: Final = 0.05
 """Seconds between two rounds of SIGKILL against orphans."""
+
+SWEEP_LATER: Final = 1.0
+"""The same, when all that are left have been reported."""
 
 GUARDIAN_FAILED: Final = 70
 """Exit code of a guardian that met an error of its own."""
@@ -51,7 +60,13 @@ class _Charge:
     """
 
     task: int
+    uid: str
+    kill_wait: float
     held: list[int]
+    report_at: float | None = None
+    """When those who resist the sweep are reported; ``None`` before the sweep, and after that."""
+    rounds_without: int = 0
+    """Rounds of the sweep, the last ones, that have found nobody of this task."""
 
 
 class Warden:
@@ -71,6 +86,7 @@ class Warden:
             os.set_inheritable(descriptor, False)
         self._guardians: dict[int, _Charge] = {}
         self._sweeping: list[_Charge] = []
+        self._ownership = Ownership()
         self._closing = False
         self._connected = True
         self._host_alive = True
@@ -115,7 +131,7 @@ class Warden:
             poll.register(self._host, select.POLLIN)
         if self._connected:
             poll.register(self._socket, select.POLLIN | (select.POLLOUT if self._out else 0))
-        timeout = int(SWEEP_EVERY * 1000) if self._sweeping else None
+        timeout = int(self._pause * 1000) if self._sweeping else None
         for descriptor, _ in poll.poll(timeout):
             if descriptor == self._wake:
                 with contextlib.suppress(BlockingIOError):
@@ -185,7 +201,7 @@ class Warden:
         poll.poll(_SETTLE)
         os.close(settled)
         held = [fd for fd in (descriptors.lock, descriptors.end_record) if fd is not None]
-        self._guardians[pid] = _Charge(request.task, held)
+        self._guardians[pid] = _Charge(request.task, request.uid, request.kill_wait, held)
         self._close(descriptors, but=held)
 
     def _refuse(self, task: int, descriptors: Descriptors, error: OSError) -> None:
@@ -225,26 +241,46 @@ class Warden:
                 self._release(charge)
             else:
                 self._tell(charge.task, wire.GuardianLost(code=code, at=time.time()))
+                charge.report_at = time.monotonic() + charge.kill_wait
                 self._sweeping.append(charge)
 
-    def _sweep(self) -> None:
-        """Kill what fell to us from guardians that died; release their tasks when it is gone.
+    @property
+    def _pause(self) -> float:
+        """Seconds until the next round of the sweep."""
+        return SWEEP_EVERY if any(c.report_at for c in self._sweeping) else SWEEP_LATER
 
-        An orphan cannot be told whose it was, so all of those tasks wait for the last one.
-        """
+    def _sweep(self) -> None:
+        """Kill what fell to us from guardians that died; release their tasks when it is gone."""
         me = os.getpid()
         # Children that end during a walk can hide others from it, hence the second one.
         orphans = descendants(me, without=self._guardians) or descendants(
             me, without=self._guardians
         )
-        if not orphans and self._childless():
-            for charge in self._sweeping:
-                self._release(charge)
-            self._sweeping.clear()
-            return
+        # Before they are killed: whoever is about to end shows no mark any more.
+        shares = self._ownership.share(orphans, {charge.uid for charge in self._sweeping})
         for process in orphans:
             if process.alive:
                 signal_process(process.pid, process.start_time, signal.SIGKILL)
+        nobody = not orphans and self._childless()
+        now = time.monotonic()
+        for charge in tuple(self._sweeping):
+            left = shares[charge.uid]
+            # Among orphans of others one of ours may have been overlooked, but not twice.
+            charge.rounds_without = 0 if left else charge.rounds_without + 1
+            if nobody or (orphans and charge.rounds_without > 1):
+                self._sweeping.remove(charge)
+                self._release(charge)
+            elif charge.report_at is not None and now >= charge.report_at:
+                self._report(charge, [process for process in left if process.alive])
+
+    def _report(self, charge: _Charge, resisting: Sequence[Process]) -> None:
+        """Name those who resist; the project is theirs for as long as they live."""
+        charge.report_at = None
+        if resisting:
+            self._tell(
+                charge.task,
+                wire.Unswept(survivors=survivors_of(resisting), at=time.time()),
+            )
 
     def _childless(self) -> bool:
         """Return whether the kernel, too, knows no child but the guardians."""

@@ -29,6 +29,7 @@ __all__ = [
     "Stop",
     "Stopping",
     "Survivor",
+    "Unswept",
     "WardenLost",
     "WireError",
     "decode",
@@ -164,6 +165,18 @@ class GuardianLost:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Unswept:
+    """The warden cannot end what a guardian that was killed has left: it resists ``SIGKILL``.
+
+    `Released` comes when the last of them has ended by itself.
+    """
+
+    kind: ClassVar[str] = "unswept"
+    survivors: tuple[Survivor, ...]
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WardenLost:
     """The warden died. Made by the host; the guardian goes on and its messages still come."""
 
@@ -191,10 +204,19 @@ class Stop:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchRequest:
-    """Host to warden: fork a guardian; `descriptors` names those that travel with it."""
+    """Host to warden: fork a guardian.
+
+    Attributes:
+        task: Number under which the two talk about it.
+        uid: The mark of its processes.
+        kill_wait: Seconds for which the warden sweeps up, before it names who resists.
+        descriptors: Names of those that travel with the request.
+    """
 
     kind: ClassVar[str] = "launch"
     task: int
+    uid: str
+    kill_wait: float
     descriptors: tuple[str, ...]
 
 
@@ -215,6 +237,7 @@ Message = (
     | LeaderExited
     | Ended
     | GuardianLost
+    | Unswept
     | WardenLost
     | Released
 )
@@ -233,6 +256,7 @@ _KINDS: Final[dict[str, type[Any]]] = {
         LeaderExited,
         Ended,
         GuardianLost,
+        Unswept,
         WardenLost,
         Released,
         Stop,
@@ -363,7 +387,7 @@ def _rebuild(data: dict[str, Any]) -> Any:
     for name, value in data.items():
         if isinstance(value, list):
             data[name] = tuple(value)
-    if cls is Ended:
+    if cls in (Ended, Unswept):
         data["survivors"] = tuple(Survivor(**item) for item in data["survivors"])
     elif cls is Started:
         data["executable"] = _inward(data["executable"])

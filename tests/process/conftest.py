@@ -177,9 +177,9 @@ class Host:
 
 
 @contextlib.asynccontextmanager
-async def open_host(directory: Path) -> AsyncIterator[Host]:
+async def open_host(directory: Path, python: str | None = None) -> AsyncIterator[Host]:
     """Run a warden for a while; afterwards it is gone without a zombie."""
-    warden = await anyio.to_thread.run_sync(WardenClient.start)
+    warden = await anyio.to_thread.run_sync(WardenClient.start, python)
     host = Host(warden, directory)
     async with anyio.create_task_group() as group:
         group.start_soon(warden.serve)

@@ -19,7 +19,7 @@ from eventbus_tasks._process import wire
 from eventbus_tasks._process.family import read_process
 from eventbus_tasks._process.lock import Busy, ProjectLock
 
-from .conftest import alive, identity, wait_until
+from .conftest import alive, identity, open_host, wait_until
 from .test_stop import DAEMON, FAMILY, SHORT, STUBBORN
 
 if TYPE_CHECKING:
@@ -75,6 +75,13 @@ def is_free(directory: Path) -> bool:
         return False
     lock.close()
     return True
+
+
+def guardian_of(leader: int) -> int:
+    """Return the number of a leader's guardian."""
+    process = read_process(leader)
+    assert process is not None
+    return process.parent
 
 
 @pytest.mark.parametrize("capture", ["pipe", "file"])
@@ -143,9 +150,7 @@ async def test_guardian_killed(host: Host, book: Book, tmp_path: Path) -> None:
     lock.close()
     started = await run.until(wire.Started)
     members = book(4)
-    leader = read_process(started.pid)
-    assert leader is not None
-    os.kill(leader.parent, signal.SIGKILL)
+    os.kill(guardian_of(started.pid), signal.SIGKILL)
     await run.released()
     assert not any(map(alive, members))
     assert is_free(tmp_path)
@@ -161,12 +166,92 @@ async def test_other_tasks_survive_a_killed_guardian(host: Host, book: Book) -> 
     await other.output_has(b"ready")
     started = await victim.until(wire.Started)
     book(3)
-    leader = read_process(started.pid)
-    assert leader is not None
-    os.kill(leader.parent, signal.SIGKILL)
+    os.kill(guardian_of(started.pid), signal.SIGKILL)
     await victim.released()
     ended = await other.finish()
     assert (ended.return_code, other.output()) == (0, b"ready\ndone\n")
+
+
+RESIST = """
+import os, sys
+code = sys.argv[4].replace("main(arguments)", '''
+import os
+from eventbus_tasks._process import warden
+real = warden.signal_process
+# Stands in for uninterruptible sleep: no signal has any effect on those who are in this book.
+warden.signal_process = lambda pid, *a: not os.path.exists(f"asleep/{pid}") and real(pid, *a)
+main(arguments)
+'''.replace("asleep", os.environ["ASLEEP"]))
+sys.argv[1:] = sys.argv[5:]
+exec(code)
+"""
+
+
+@pytest.fixture
+def asleep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory in which those have a file whom the warden of `python` cannot kill."""
+    directory = tmp_path / "asleep"
+    directory.mkdir()
+    monkeypatch.setenv("ASLEEP", str(directory))
+    (tmp_path / "resist.py").write_text(RESIST)
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -I {tmp_path}/resist.py "$@"\n')
+    python.chmod(0o700)
+    return directory
+
+
+@pytest.mark.anyio
+async def test_orphans_that_resist(tmp_path: Path, asleep: Path) -> None:
+    """Orphans that withstand SIGKILL are named, and keep the project for as long as they live."""
+    (tmp_path / "book").mkdir()
+    async with open_host(tmp_path, str(tmp_path / "python")) as host:
+        lock = ProjectLock.acquire(tmp_path, tmp_path / "state", {})
+        assert isinstance(lock, ProjectLock)
+        run = host.python(
+            FAMILY + "print('ready', flush=True); rest()", lock=lock.fd, kill_wait=0.2
+        )
+        lock.close()
+        started = await run.until(wire.Started)
+        await run.output_has(b"ready")
+        wait_until(lambda: len(list((tmp_path / "book").glob("[0-9]*"))) == 2)
+        orphans = {int(path.name) for path in (tmp_path / "book").iterdir()}
+        for pid in orphans:
+            (asleep / str(pid)).touch()
+        os.kill(guardian_of(started.pid), signal.SIGKILL)
+        unswept = await run.until(wire.Unswept)
+        assert {one.pid for one in unswept.survivors} == orphans
+        assert all("-I -S -c" in one.command for one in unswept.survivors)
+        assert not run.link.released
+        assert not is_free(tmp_path)
+        for pid in orphans:
+            (asleep / str(pid)).unlink()
+        await run.released()
+        assert is_free(tmp_path)
+        assert run.kinds() == ["started", "guardian_lost", "unswept", "released"]
+
+
+@pytest.mark.anyio
+async def test_orphans_are_told_apart(tmp_path: Path, asleep: Path) -> None:
+    """A task whose guardian was killed does not wait for the orphans of another one."""
+    (tmp_path / "book").mkdir()
+    async with open_host(tmp_path, str(tmp_path / "python")) as host:
+        code = STUBBORN + "if os.fork() == 0: note()\nrest()"
+        first = host.python(code, uid="first", kill_wait=600)
+        leader = (await first.until(wire.Started)).pid
+        wait_until(lambda: list((tmp_path / "book").glob("[0-9]*")))
+        (orphan,) = (tmp_path / "book").iterdir()
+        (asleep / orphan.name).touch()
+        os.kill(guardian_of(leader), signal.SIGKILL)
+        await first.until(wire.GuardianLost)
+        second = host.python(code, uid="second", kill_wait=600)
+        leader = (await second.until(wire.Started)).pid
+        wait_until(lambda: len(list((tmp_path / "book").glob("[0-9]*"))) == 2)
+        os.kill(guardian_of(leader), signal.SIGKILL)
+        await second.released()
+        assert not first.link.released
+        assert alive(identity(int(orphan.name)))
+        (asleep / orphan.name).unlink()
+        await first.released()
 
 
 @pytest.mark.anyio

@@ -112,6 +112,10 @@ def test_unreadable_holder(tmp_path: Path, text: bytes) -> None:
 # -- wire --------------------------------------------------------------------------------------
 
 text = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
+survivors = st.lists(
+    st.builds(wire.Survivor, pid=st.integers(), start_time=st.integers(), command=text)
+).map(tuple)
+
 messages = st.one_of(
     st.builds(
         wire.Started,
@@ -141,14 +145,13 @@ messages = st.one_of(
         reason=st.none() | text,
         unkillable=st.booleans(),
         leftovers_killed=st.integers(),
-        survivors=st.lists(
-            st.builds(wire.Survivor, pid=st.integers(), start_time=st.integers(), command=text)
-        ).map(tuple),
+        survivors=survivors,
         sizes=st.dictionaries(text, st.integers()),
         dropped=st.dictionaries(text, st.integers()),
         record_error=st.none() | text,
         at=st.floats(allow_nan=False),
     ),
+    st.builds(wire.Unswept, survivors=survivors, at=st.floats(allow_nan=False)),
 )
 
 
@@ -233,7 +236,7 @@ def test_families_are_found_with_and_without_kernel_lists(monkeypatch: pytest.Mo
             walk = family.descendants(os.getpid())
             assert {process.pid, grandchild} <= {p.pid for p in walk}
             assert family._children_by_scan(process.pid) == [grandchild]
-            assert family.command(grandchild) == "sleep 600"
+            assert [family.command(p) for p in walk if p.pid == grandchild] == ["sleep 600"]
             branch = family.descendants(os.getpid(), without=[process.pid])
             assert not {process.pid, grandchild} & {p.pid for p in branch}
         finally:

@@ -156,10 +156,8 @@ def _check_events(life: Life) -> None:
     if any(not isinstance(event.at, datetime) for event in events):
         raise Wrong("I7 an event without a time")
     alive = not life.kernel.host_dead and not life.machine.hung_up
-    # Every life is ended by somebody long before the horizon. Only a warden that sweeps for a
-    # guardian that was killed goes on for as long as somebody resists.
-    swept = life.guardian_killed_at is not None and _resists(life)
-    if alive and not swept and life.outcome is None:
+    # Every life is ended by somebody long before the horizon.
+    if alive and life.outcome is None:
         raise Wrong("I5 it should be over, and there is no end")
 
 
@@ -176,6 +174,11 @@ def _check_outcome(life: Life, outcome: Outcome) -> None:
     if life.guardian_killed_at is not None and life.machine.end_record is None:
         if reason is not Reason.GUARDIAN_LOST:
             raise Wrong(f"I10 the guardian was killed, and the reason is {reason}")
+        named = {survivor.pid for survivor in outcome.survivors}
+        if not kernel.warden_dead and not named >= set(life.left_at_end or ()):
+            raise Wrong(f"I9 {life.left_at_end} lived at its end, {named} are named")
+        if named and not _resists(life):
+            raise Wrong(f"I9 survivors that nobody could be: {named}")
         return
     if reason is Reason.GUARDIAN_LOST:
         raise Wrong("I10 nobody has killed the guardian")

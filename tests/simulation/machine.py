@@ -25,6 +25,7 @@ from eventbus_tasks._process import guardian as guardian_module
 from eventbus_tasks._process import signalling, wire
 from eventbus_tasks._process import warden as warden_module
 from eventbus_tasks._process.guardian import Guardian
+from eventbus_tasks._process.orphans import Ownership
 from eventbus_tasks._process.warden import Warden, _Charge
 
 from .kernel import GUARDIAN, WARDEN, GuardianDeath, Kernel, Proc
@@ -341,6 +342,10 @@ def _write_end_record(_: int, __: Any, message: Any, ___: float) -> str | None:
     return "ENOSPC: no space left" if machine.kernel.is_full else None
 
 
+def _survivors_of(procs: Iterable[Proc]) -> tuple[wire.Survivor, ...]:
+    return tuple(wire.Survivor(pid=p.pid, start_time=p.start_time, command="") for p in procs)
+
+
 _SPEC = wire.LaunchSpec(uid="u", argv=["program"], cwd="/", env={})
 
 
@@ -380,6 +385,7 @@ def installed() -> Iterator[None]:
             root, without=without
         ),
         "Outbox": Out,
+        "survivors_of": _survivors_of,
     }
     signalling_only = {
         "os": fake_os,
@@ -394,7 +400,6 @@ def installed() -> Iterator[None]:
         "linux": SimpleNamespace(set_child_subreaper=_nothing),
         "children": lambda pid: Machine.current.children(pid),
         "read_process": lambda pid: Machine.current.read_process(pid),
-        "command": lambda pid: f"process {pid}",
         "start_leader": lambda plan: Machine.current.start_leader(plan),
         "PipeCapture": Capture,
         "FileCapture": Capture,
@@ -454,8 +459,10 @@ class SimulatedWarden(Warden):
 
     def __init__(self) -> None:
         self._out = Out()  # type: ignore[assignment]
-        self._guardians = {GUARDIAN: _Charge(1, [WARDEN_LOCK])}
+        kill_wait = Machine.current.plan.policy.kill_wait
+        self._guardians = {GUARDIAN: _Charge(1, "u", kill_wait, [WARDEN_LOCK])}
         self._sweeping = []
+        self._ownership = Ownership()
         self._connected = True
         self._closing = False
 
@@ -467,6 +474,6 @@ class SimulatedWarden(Warden):
             if self._sweeping:
                 self._sweep()
             if self._sweeping:
-                until = kernel.now + warden_module.SWEEP_EVERY
+                until = kernel.now + self._pause
                 while kernel.now < until and not kernel.warden_dead:
                     kernel.step(until)

@@ -181,6 +181,13 @@ class _SilentWarden(SimulatedWarden):
             super()._tell(task, message)
 
 
+class _PatientWarden(SimulatedWarden):
+    """It sweeps for ever, and names nobody who resists."""
+
+    def _report(self, charge: Any, resisting: Any) -> None:
+        charge.report_at = None
+
+
 # -- the ladder -----------------------------------------------------------------------------------
 
 
@@ -277,6 +284,7 @@ MUTANTS: dict[str, Mutant] = {
     "continues nobody": Mutant(Parts, ((signalling, "signal_process", _without_continue),)),
     "frees the project before the sweep": Mutant(lambda: Parts(warden=_ForgetfulWarden)),
     "does not tell a lost guardian": Mutant(lambda: Parts(warden=_SilentWarden)),
+    "does not name orphans that resist": Mutant(lambda: Parts(warden=_PatientWarden)),
     "kills before the grace": _ladder(__init__=_impatient),
     "lengthens when it should shorten": _ladder(shorten=_lengthens),
     "kills only once": _ladder(advance=_kills_once),

@@ -285,6 +285,7 @@ class Life:
         self.freed: tuple[float, int] | None = None
         self.host_died_at: float | None = None
         self.guardian_killed_at: float | None = None
+        self.left_at_end: list[int] | None = None
         self.outcome: Outcome | None = None
         self.never = False
         self.machine.lock_freed = self._freed
@@ -360,6 +361,8 @@ class Life:
     def _told(self, message: Any) -> None:
         self.told_at.setdefault(type(message).__name__, self.kernel.now)
         self.run_.hear(message)
+        if self.run_._complete and self.left_at_end is None:
+            self.left_at_end = [proc.pid for proc in self.kernel.family()]
 
     def _freed(self) -> None:
         if self.freed is None:
