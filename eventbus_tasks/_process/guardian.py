@@ -101,6 +101,8 @@ class Guardian:
         self._leave_or_kill_at: float | None = None
         self._drain_until: float | None = None
         self._wake = -1
+        self._watched: dict[int, int] = {}
+        self._poll = select.poll()
         self._callers: list[int] = []
         self._children_changed = True
 
@@ -199,7 +201,13 @@ class Guardian:
 
     def _turn(self) -> bool:
         """Wait for something to happen and deal with it; return whether all is over."""
-        self._wait()
+        if not self._wait() and self._return_code is None:
+            # Nothing but output, which there may be much of: all else is as it was.
+            now = time.monotonic()
+            self._check_limits(now)
+            self._climb(now)
+            self._capture(now)
+            return False
         if self._report >= 0 and self._check_start():
             return True
         # Whether the program was executed is known before its end is: the report ends with it.
@@ -214,31 +222,43 @@ class Guardian:
         self._capture(now)
         return known and self._check_family(time.monotonic())
 
-    def _wait(self) -> None:
+    def _wait(self) -> bool:
+        """Wait until there is something to do; return whether it may be more than output."""
         now = time.monotonic()
-        poll = select.poll()
-        poll.register(self._wake, select.POLLIN)
+        watched = {self._wake: select.POLLIN}
         if self._report >= 0:
-            poll.register(self._report, select.POLLIN)
+            watched[self._report] = select.POLLIN
         if not self._host_lost:
-            poll.register(self._fds.host, select.POLLIN)
-            poll.register(self._control, select.POLLIN | (select.POLLOUT if self._out else 0))
+            watched[self._fds.host] = select.POLLIN
+            control = self._control.fileno()
+            watched[control] = select.POLLIN | (select.POLLOUT if self._out else 0)
         if self._rendezvous is not None:
-            for number in self._rendezvous.numbers():
-                poll.register(number, select.POLLIN)
+            watched.update(dict.fromkeys(self._rendezvous.numbers(), select.POLLIN))
+        outputs: set[int] = set()
+        times = [self._time_limit, self._leave_or_kill_at, self._drain_until]
         for capture in self._captures:
+            times.append(capture.deadline())
             if (descriptor := capture.poll_fd(now)) is not None:
-                poll.register(descriptor, select.POLLIN)
-        due = [self._time_limit, self._leave_or_kill_at, self._drain_until]
-        due += [capture.deadline() for capture in self._captures]
+                outputs.add(descriptor)
+                watched[descriptor] = select.POLLIN
         if self._ladder is not None:
-            due.append(self._ladder.deadline)
+            times.append(self._ladder.deadline)
         elif self._idle_limit is not None:
-            due.append(self._last_output + self._idle_limit)
-        times = [when for when in due if when is not None]
+            times.append(self._last_output + self._idle_limit)
+        due = [when for when in times if when is not None]
         # Rounded up: a turn that comes too early would only spin.
-        timeout = max(0, int((min(times) - now) * 1000) + 1) if times else None
-        for descriptor, _ in poll.poll(timeout):
+        timeout = max(0, int((min(due) - now) * 1000) + 1) if due else None
+        if watched != self._watched:
+            self._watched = watched
+            self._poll = select.poll()
+            for descriptor, mask in watched.items():
+                self._poll.register(descriptor, mask)
+        ready = self._poll.poll(timeout)
+        more = not ready
+        for descriptor, _ in ready:
+            if descriptor in outputs:
+                continue
+            more = True
             if descriptor == self._wake:
                 self._children_changed = True
                 with contextlib.suppress(BlockingIOError):
@@ -247,6 +267,7 @@ class Guardian:
                 self._lose_host()
             else:
                 self._callers.append(descriptor)
+        return more
 
     @property
     def _idle_limit(self) -> float | None:
