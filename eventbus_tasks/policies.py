@@ -61,7 +61,8 @@ class Step:
 
     Attributes:
         signal: The number of the signal. ``SIGCONT`` follows it by itself, because a stopped
-            process does not act on anything but ``SIGKILL``.
+            process does not act on anything but ``SIGKILL``. 0 as the first rung is no signal, but
+            an agent's own protocol: one that is talked to is interrupted, and gets `grace` to end.
         scope: ``"leader"`` (the process that was started), ``"group"`` (its process group) or
             ``"tree"`` (every descendant, whatever its session; the default).
         grace: Seconds until the next rung, cut short as soon as the whole family has ended.
@@ -77,7 +78,8 @@ class Step:
         Raises:
             ValueError: The signal does not exist, or the grace is not a finite number >= 0.
         """
-        signal.Signals(self.signal)
+        if self.signal != 0:
+            signal.Signals(self.signal)
         if self.scope not in ("leader", "group", "tree"):
             raise ValueError(f"scope must be 'leader', 'group' or 'tree', not {self.scope!r}")
         _check_seconds("grace", self.grace)

@@ -33,11 +33,15 @@ from eventbus_tasks import (
     RequestClosedError,
     Send,
     Settings,
+    SignalSent,
+    Step,
     Stream,
     Task,
+    TaskEnded,
     TaskEngine,
     TaskEvent,
     TaskStatus,
+    TerminationPolicy,
     Verdict,
     Withdraw,
     hookimpl,
@@ -395,6 +399,21 @@ async def test_interrupt(tmp_path: Path) -> None:
         await scene.task.send("next")
         assert (await scene.next(AgentResult)).text == "next"
         assert await scene.end() is TaskStatus.COMPLETED
+
+
+async def test_protocol_as_the_first_rung(tmp_path: Path) -> None:
+    """A ladder whose first rung is 0 interrupts the agent; what ends by that gets no signal."""
+    policy = TerminationPolicy(steps=(Step(signal=0, grace=2 * GUARD), Step(signal=15)))
+    async with engine_with(stays=False) as engine:
+        with engine.subscribe(TaskEvent) as stream:
+            task = await engine.spawn_task("t", "wait", tmp_path, agent="talker", policy=policy)
+            scene = Scene(task, stream)
+            await scene.next(AgentMessage)
+            with anyio.fail_after(GUARD):
+                assert await task.cancel()
+            await scene.next(TaskEnded)
+    assert [event.signal for event in scene.told(SignalSent)] == [0]
+    assert [event.text for event in scene.told(AgentResult)] == ["interrupted"]
 
 
 async def test_after_the_end(tmp_path: Path) -> None:
