@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent
 TOX_ENV = ROOT / ".venv"
 RUN_ENV = ROOT / ".venv-run"
 # What `dev.py ebt` has installed.
-PLUGINS = ("claude", "codex", "disk", "gemini", "opencode", "termination", "voice")
+PLUGINS = ("acp", "claude", "codex", "disk", "gemini", "opencode", "termination", "voice")
 OLDEST = (3, 11)
 
 
