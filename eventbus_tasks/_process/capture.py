@@ -224,7 +224,10 @@ class PipeCapture:
                 if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
                     raise
             self._can_splice = False
-        data = os.read(self._pipe, self._capacity)
+        return self._put(os.read(self._pipe, self._capacity))
+
+    def _put(self, data: bytes) -> int:
+        """Write bytes to the log that have left the pipe, and return how many they are."""
         done = 0
         try:
             while done < len(data):

@@ -24,7 +24,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from eventbus_tasks._process import linux, wire
-from eventbus_tasks._process.capture import Capture, FileCapture, PipeCapture
+from eventbus_tasks._process.capture import Capture
 from eventbus_tasks._process.descriptors import Descriptors
 from eventbus_tasks._process.family import (
     Process,
@@ -37,10 +37,12 @@ from eventbus_tasks._process.history import History
 from eventbus_tasks._process.ladder import KILL, Ladder, Policy, Rung, rungs_of
 from eventbus_tasks._process.marker import MARK
 from eventbus_tasks._process.outbox import Outbox
+from eventbus_tasks._process.pty import Pty
 from eventbus_tasks._process.record import write_end_record
 from eventbus_tasks._process.rendezvous import Rendezvous, hand_over
 from eventbus_tasks._process.signalling import send_rung
 from eventbus_tasks._process.spawn import IGNORED, LeaderPlan, parse_failure, start_leader
+from eventbus_tasks._process.streams import open_streams
 
 __all__ = ["Descriptors", "Guardian"]
 
@@ -79,6 +81,7 @@ class Guardian:
         self._nofile = nofile if self._spec.nofile is None else self._spec.nofile
         self._policy = Policy.from_dict(self._spec.policy)
         self._captures: list[Capture] = []
+        self._pty: Pty | None = None
         self._leader = 0
         self._report = -1
         self._report_data = b""
@@ -136,10 +139,9 @@ class Guardian:
 
     def _start(self) -> bool:
         """Fork the leader and begin to capture; report and return ``False`` if that fails."""
-        spec, fds = self._spec, self._fds
-        ends: list[int] = []
+        spec, streams = self._spec, None
         try:
-            outputs = self._open_outputs(ends)
+            streams = open_streams(spec, self._fds, self._policy, self._dropped)
             self._leader, self._report = start_leader(
                 LeaderPlan(
                     argv=[text.encode("utf-8", "surrogateescape") for text in spec.argv],
@@ -147,9 +149,10 @@ class Guardian:
                     env=self._environment(),
                     umask=spec.umask,
                     nofile=self._nofile,
-                    stdin=fds.stdin,
-                    stdout=outputs[0],
-                    stderr=outputs[-1],
+                    stdin=streams.stdin,
+                    stdout=streams.outputs[0],
+                    stderr=streams.outputs[-1],
+                    terminal=streams.pty is not None,
                 )
             )
         except OSError as error:
@@ -158,9 +161,9 @@ class Guardian:
             self._spawn_failed(stage="setup", errno=number, path="", message=message)
             return False
         finally:
-            for end in ends:
-                os.close(end)
-        os.close(fds.stdin)
+            if streams is not None:
+                streams.close_ends()
+        self._captures, self._pty = streams.captures, streams.pty
         # A new host reads them from the file; here they would only take up room.
         self._spec = replace(spec, env={}, request={})
         if self._policy.timeout is not None:
@@ -173,29 +176,6 @@ class Guardian:
             name.encode("utf-8", "surrogateescape"): value.encode("utf-8", "surrogateescape")
             for name, value in pairs.items()
         }
-
-    def _open_outputs(self, ends: list[int]) -> list[int]:
-        """Return what becomes descriptor 1 and 2 of the leader; `ends` are to be closed then."""
-        policy = self._policy
-        keep = policy.max_output if policy.keep == "tail" else None
-        logs = [("stdout", self._fds.stdout)]
-        if self._fds.stderr is not None:
-            logs.append(("stderr", self._fds.stderr))
-        for stream, log in logs:
-            if self._spec.capture == "file":
-                # A description of its own, because the host's must not append; the path of the
-                # descriptor works for files without a name, too.
-                ends.append(os.open(f"/proc/self/fd/{log}", os.O_WRONLY | os.O_APPEND))
-                self._captures.append(
-                    FileCapture(stream, log, self._fds.bell, self._dropped, keep=keep)
-                )
-            else:
-                pipe, end = os.pipe2(os.O_CLOEXEC)
-                ends.append(end)
-                self._captures.append(
-                    PipeCapture(stream, pipe, log, self._fds.bell, self._dropped, keep=keep)
-                )
-        return ends
 
     # -- one turn ------------------------------------------------------------------------------
 
@@ -358,6 +338,8 @@ class Guardian:
                     if message.steps is not None and not message.now:
                         rungs = rungs_of(message.steps)
                     self._stop(message.reason, rungs)
+                elif isinstance(message, wire.Resize) and self._pty is not None:
+                    self._pty.resize(message.columns, message.lines)
         if self._terminated:
             self._terminated = False
             self._stop("cancelled", self._policy.rungs)
@@ -541,6 +523,8 @@ class Guardian:
                 return False
             self._ladder = self._leave_or_kill_at = None
             self._drain_until = now + self._policy.drain
+            if self._pty is not None:
+                self._pty.hang_up()
         if not all(capture.finished for capture in self._captures):
             if now < self._drain_until:
                 return False

@@ -190,6 +190,12 @@ class GuardianLink:
         self._unsent.append(wire.encode(message))
         self._flush()
 
+    def resize(self, columns: int, lines: int) -> None:
+        """Give the terminal of the task another size; nothing happens where it has none."""
+        if not (self._closed or self._eof):
+            self._unsent.append(wire.encode(wire.Resize(columns=columns, lines=lines)))
+            self._flush()
+
     def _flush(self) -> None:
         while self._unsent and not self._eof:
             try:

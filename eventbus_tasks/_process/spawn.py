@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 from eventbus_tasks._process import linux
+from eventbus_tasks._process.pty import take_terminal
 
 __all__ = [
     "HANDLED",
@@ -49,6 +50,7 @@ class LeaderPlan:
     stdin: int
     stdout: int
     stderr: int
+    terminal: bool = False  # descriptor 0 becomes the controlling terminal
 
 
 class _Failure(Exception):
@@ -115,6 +117,8 @@ def _run_child(plan: LeaderPlan, error_fd: int, guardian: int) -> NoReturn:
             os._exit(126)  # it died before the line above
         _place_descriptors(plan, error_fd)
         error_fd = _ERROR_FD
+        if plan.terminal:
+            take_terminal(0)
         _settle(plan)
         _execute(plan)
     except _Failure as failure:

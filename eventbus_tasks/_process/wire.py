@@ -23,6 +23,7 @@ __all__ = [
     "Message",
     "Ready",
     "Released",
+    "Resize",
     "SignalSent",
     "SpawnFailed",
     "Started",
@@ -203,6 +204,15 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Resize:
+    """Host to guardian: the terminal of the task has another size."""
+
+    kind: ClassVar[str] = "resize"
+    columns: int
+    lines: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchRequest:
     """Host to warden: fork a guardian.
 
@@ -243,7 +253,7 @@ Message = (
 )
 """What a host can hear about one task."""
 
-_Packet = Message | Stop | LaunchRequest | Ready
+_Packet = Message | Stop | Resize | LaunchRequest | Ready
 
 _KINDS: Final[dict[str, type[Any]]] = {
     cls.kind: cls
@@ -260,6 +270,7 @@ _KINDS: Final[dict[str, type[Any]]] = {
         WardenLost,
         Released,
         Stop,
+        Resize,
         LaunchRequest,
         Ready,
     )
@@ -277,7 +288,8 @@ class LaunchSpec:
         cwd: Working directory.
         env: The whole environment.
         policy: `TerminationPolicy.to_dict`.
-        capture: ``"pipe"`` or ``"file"``.
+        capture: ``"pipe"``, ``"file"`` or ``"pty"``.
+        pty_size: Columns and lines of the terminal.
         umask: File mode mask of the program.
         nofile: Soft limit of open files; ``None`` for the one the warden was started with.
         about: Who the task is, for whoever asks its guardian: JSON data, small.
@@ -291,6 +303,7 @@ class LaunchSpec:
     env: Mapping[str, str]
     policy: Mapping[str, Any] = field(default_factory=dict)
     capture: str = "pipe"
+    pty_size: Sequence[int] = (80, 24)
     umask: int = 0o022
     nofile: int | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
@@ -319,6 +332,7 @@ class LaunchSpec:
             "env": {_outward(name): _outward(value) for name, value in self.env.items()},
             "policy": dict(self.policy),
             "capture": self.capture,
+            "pty_size": list(self.pty_size),
             "umask": self.umask,
             "nofile": self.nofile,
             "about": dict(self.about),

@@ -117,13 +117,14 @@ class Host:
         self,
         argv: Sequence[str],
         *,
-        stdin: bytes = b"",
+        stdin: bytes | int = b"",
         separate: bool = False,
         lock: int | None = None,
         end_record: int | None = None,
         env: Mapping[str, str] | None = None,
         cwd: Path | str | None = None,
         capture: str = "pipe",
+        pty_size: tuple[int, int] = (80, 24),
         umask: int = 0o022,
         nofile: int | None = None,
         uid: str = "test-uid",
@@ -138,19 +139,21 @@ class Host:
             cwd=str(cwd or self.directory),
             env=dict(os.environ if env is None else env),
             capture=capture,
+            pty_size=pty_size,
             umask=umask,
             nofile=nofile,
             policy=policy,
             rendezvous=rendezvous_path,
         )
         logs = {name: self.log() for name in (["stdout", "stderr"] if separate else ["stdout"])}
-        memory = os.memfd_create("stdin")
-        os.write(memory, stdin)
-        os.lseek(memory, 0, os.SEEK_SET)
+        source = stdin if isinstance(stdin, int) else os.memfd_create("stdin")
+        if isinstance(stdin, bytes):
+            os.write(source, stdin)
+            os.lseek(source, 0, os.SEEK_SET)
         try:
             link = self.warden.launch(
                 spec,
-                stdin=memory,
+                stdin=source,
                 stdout_log=logs["stdout"],
                 stderr_log=logs.get("stderr"),
                 lock=lock,
@@ -162,7 +165,7 @@ class Host:
                 os.close(log)
             raise
         finally:
-            os.close(memory)
+            os.close(source)
         run = Run(link, logs)
         self.runs.append(run)
         return run

@@ -26,6 +26,7 @@ from eventbus_tasks._process import signalling, wire
 from eventbus_tasks._process import warden as warden_module
 from eventbus_tasks._process.guardian import Guardian
 from eventbus_tasks._process.orphans import Ownership
+from eventbus_tasks._process.streams import Streams
 from eventbus_tasks._process.warden import Warden, _Charge
 
 from .kernel import GUARDIAN, WARDEN, GuardianDeath, Kernel, Proc
@@ -346,6 +347,11 @@ def _survivors_of(procs: Iterable[Proc]) -> tuple[wire.Survivor, ...]:
     return tuple(wire.Survivor(pid=p.pid, start_time=p.start_time, command="") for p in procs)
 
 
+def _open_streams(_: Any, fds: Any, __: Any, gap: Any) -> Streams:
+    capture = Capture("stdout", PIPE, fds.stdout, fds.bell, gap)
+    return Streams(stdin=fds.stdin, outputs=[PIPE], captures=[capture])
+
+
 _SPEC = wire.LaunchSpec(uid="u", argv=["program"], cwd="/", env={})
 
 
@@ -401,8 +407,7 @@ def installed() -> Iterator[None]:
         "children": lambda pid: Machine.current.children(pid),
         "read_process": lambda pid: Machine.current.read_process(pid),
         "start_leader": lambda plan: Machine.current.start_leader(plan),
-        "PipeCapture": Capture,
-        "FileCapture": Capture,
+        "open_streams": _open_streams,
         "write_end_record": _write_end_record,
         # Messages travel as they are: that they survive JSON is a test of the wire.
         "wire": _Standin(
