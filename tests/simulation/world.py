@@ -209,7 +209,7 @@ class SimulatedRun(TaskRun):
         self._persist_error = None
         self._policy = _DEFAULT
         self._output = SimpleNamespace(  # type: ignore[assignment]
-            add_gap=_nothing, verdict=_nothing, positions={}, end=_nothing
+            add_gap=_nothing, verdict=_nothing, positions={}, end=_nothing, dialogue=None
         )
         self._link = _Link(machine)  # type: ignore[assignment]
         self._argv = ("program",)
