@@ -33,7 +33,10 @@ PATIENCE: Final = 60.0
 
 # A failed `assert` in a contract shows its values, as it does in test files.
 pytest.register_assert_rewrite(
-    *(f"eventbus_tasks.testing._contract_{kind}" for kind in ("command", "policy", "storage"))
+    *(
+        f"eventbus_tasks.testing._contract_{kind}"
+        for kind in ("command", "conversation", "policy", "storage")
+    )
 )
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -92,8 +95,13 @@ class Bench:
         """Return the events of one task, in order."""
         return [event for event in self.events if event.task.uid == task.uid]
 
-    async def ask(self, hook: str, task: Task) -> Any:
+    async def ask(self, hook: str, task: Task, **more: Any) -> Any:
         """Ask one hook for a task, as the engine does.
+
+        Args:
+            hook: Its name.
+            task: The task.
+            more: What else it is asked with.
 
         Raises:
             AssertionError: An implementation failed.
@@ -101,7 +109,7 @@ class Bench:
         failed: list[str] = []
         answer = await self.engine.plugins.ask(
             hook,
-            {"task": task},
+            {"task": task, **more},
             failed=lambda where, what, overran: failed.append(f"{where}: {what}"),
         )
         assert not failed, "; ".join(failed)
@@ -121,7 +129,10 @@ class Bench:
 
 @contextlib.asynccontextmanager
 async def open_bench(
-    plugins: Mapping[str, object], directory: Path, tables: tuple[object, ...] = ()
+    plugins: Mapping[str, object],
+    directory: Path,
+    tables: tuple[object, ...] = (),
+    **settings: Any,
 ) -> AsyncIterator[Bench]:
     """Run an engine that has these plugins only, and no setting of the person at the machine.
 
@@ -129,9 +140,10 @@ async def open_bench(
         plugins: Plugins by name; the last one is asked first.
         directory: Where its state is kept.
         tables: Settings of plugins: objects of the dataclasses that they have declared.
+        settings: Settings of the core.
     """
-    settings = Settings(state_dir=directory / "state").with_tables(*tables)
-    bench = Bench(TaskEngine(settings, plugins=plugins, load_installed=False))
+    known = Settings(state_dir=directory / "state", **settings).with_tables(*tables)
+    bench = Bench(TaskEngine(known, plugins=plugins, load_installed=False))
     bench.engine.signals.any_event.connect(bench.events.append)
     with anyio.fail_after(PATIENCE):
         async with bench.engine:

@@ -32,6 +32,12 @@ from eventbus_tasks.testing._contract_command import (
     InterpreterCase,
     InterpreterContract,
 )
+from eventbus_tasks.testing._contract_conversation import (
+    AnswerCase,
+    AnswerContract,
+    ConversationCase,
+    ConversationContract,
+)
 from eventbus_tasks.testing._contract_policy import PolicyCase, TerminationPolicyContract
 from eventbus_tasks.testing._contract_storage import (
     JournalCase,
@@ -41,9 +47,13 @@ from eventbus_tasks.testing._contract_storage import (
 )
 
 __all__ = [
+    "AnswerCase",
+    "AnswerContract",
     "BuilderCase",
     "CommandBuilderContract",
     "Contract",
+    "ConversationCase",
+    "ConversationContract",
     "InterpreterCase",
     "InterpreterContract",
     "JournalCase",

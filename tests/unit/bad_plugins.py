@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,7 +17,11 @@ import pytest
 
 from eventbus_tasks import (
     AgentActivity,
+    AgentAnswer,
+    AgentInputRequired,
     AgentMessage,
+    AgentResult,
+    Allow,
     Command,
     LogFiles,
     Outcome,
@@ -32,8 +37,12 @@ from eventbus_tasks import (
     hookimpl,
 )
 from eventbus_tasks.testing.conformance import (
+    AnswerCase,
+    AnswerContract,
     BuilderCase,
     CommandBuilderContract,
+    ConversationCase,
+    ConversationContract,
     InterpreterCase,
     InterpreterContract,
     JournalCase,
@@ -256,6 +265,125 @@ class TestKnowsOnlyItsOwn(PolicyBase):
     def policy(self, task: Task) -> Any:
         graces = {"command": 0.2}
         return TerminationPolicy(steps=(Step(signal=signal.SIGTERM, grace=graces[task.agent]),))
+
+
+# ------------------------------------------------------------------------------ talking to agents
+
+TALKER = """\
+import sys
+for line in sys.stdin:
+    if line == "ask\\n":
+        print("asks", flush=True)
+    else:
+        print("done", flush=True)
+"""
+
+
+class Talk:
+    """An interpreter of the program above: each line is a prompt or an answer."""
+
+    def __init__(self, prompt: str) -> None:
+        self.prompt = prompt
+
+    def begin(self) -> bytes:
+        return self.encode_prompt(self.prompt)
+
+    def encode_prompt(self, text: str) -> bytes:
+        return " ".join(text.split()).encode() + b"\n"
+
+    def encode_answer(self, request: AgentInputRequired, answer: AgentAnswer) -> bytes:
+        return b"yes\n" if isinstance(answer, Allow) else b"no\n"
+
+    def encode_interrupt(self) -> bytes:
+        return b"stop\n"
+
+    def asked(self) -> AgentInputRequired:
+        return AgentInputRequired(kind="permission", prompt="?", request_id="1", tool="T")
+
+    def interpret(self, line: bytes, stream: Stream) -> Iterable[AgentActivity]:
+        return [self.asked() if line == b"asks" else AgentResult(ok=True)]
+
+    def verdict(self, exit: ProcessExit) -> Verdict:
+        return Verdict(reason=Reason.EXITED)
+
+
+class TalkInLines(Talk):
+    """Takes no prompt of several lines."""
+
+    def encode_prompt(self, text: str) -> bytes:
+        if "\n" in text:
+            raise ValueError("one line at most")
+        return super().encode_prompt(text)
+
+
+class TalkOfNoTool(Talk):
+    """Does not say what it wants to use."""
+
+    def asked(self) -> AgentInputRequired:
+        return AgentInputRequired(kind="permission", prompt="?", request_id="1")
+
+
+class ConversationBase(ConversationContract):
+    talk: ClassVar[type[Talk]] = Talk
+
+    @pytest.fixture
+    def case(self) -> ConversationCase:
+        return ConversationCase(plugin=self, agent="bad", prompt="work", ask="ask")
+
+    @hookimpl
+    def ebt_register_agents(self, register: Any) -> None:
+        register("bad", "an agent")
+
+    @hookimpl
+    def ebt_build_command(self, task: Task) -> Command | None:
+        argv = (sys.executable, "-ISc", TALKER)
+        return Command(argv=argv, stdin="open", interpreter=self.talk(task.prompt))
+
+
+class TestGoodConversation(ConversationBase):
+    """Fails: nothing."""
+
+
+class TestTakesOneLine(ConversationBase):
+    """Fails: prompt_has_any_form."""
+
+    talk = TalkInLines
+
+
+class TestNamesNoTool(ConversationBase):
+    """Fails: permission[allow] permission[deny]."""
+
+    talk = TalkOfNoTool
+
+
+class AnswerBase(AnswerContract):
+    @pytest.fixture
+    def case(self) -> AnswerCase:
+        request = AgentInputRequired(kind="permission", prompt="?", request_id="1", tool="Read")
+        return AnswerCase(plugin=self, answered=((request, Allow()),))
+
+    @hookimpl
+    def ebt_answer_agent(self, task: Task, request: AgentInputRequired) -> Any:
+        return self.rule(request)
+
+    def rule(self, request: AgentInputRequired) -> Any:
+        return Allow() if request.tool == "Read" else None
+
+
+class TestGoodRule(AnswerBase):
+    """Fails: nothing."""
+
+
+class TestAllowsOnlyOnce(AnswerBase):
+    """Fails: rule_is_only_a_rule."""
+
+    used = False
+
+    def rule(self, request: AgentInputRequired) -> Any:
+        if self.used:
+            return None
+        self.used = True
+        return super().rule(request)
 
 
 # ----------------------------------------------------------------------------------- output logs

@@ -99,6 +99,7 @@ def test_fault_is_found(outcomes: Outcomes, name: str) -> None:
         ("TestNoPolicyAtAll", "answer_is_data", "TerminationPolicy"),
         ("TestNobodyWaitsThatLong", "somebody_waits_for_the_end", "would take 6"),
         ("TestKnowsOnlyItsOwn", "unknown_agents_are_endured", "KeyError"),
+        ("TestNamesNoTool", "permission[allow]", "say for which tool"),
         ("TestReadableByAll", "named_files_are_private", "others may use"),
         ("TestNoStoreAtAll", "store_is_asked", "OutputStore"),
         ("TestForgetsEvents", "journal_is_asked", "there are gaps"),

@@ -74,7 +74,7 @@ def test_policy_refuses_other_steps() -> None:
     assert hash(policy) == hash(TerminationPolicy(steps=(Step(signal=15),)))
 
 
-@pytest.mark.parametrize("fields", [{"signal": 0}, {"signal": 999}, {"signal": 15, "grace": -1}])
+@pytest.mark.parametrize("fields", [{"signal": -1}, {"signal": 999}, {"signal": 15, "grace": -1}])
 def test_step_refuses(fields: dict[str, Any]) -> None:
     """A rung has a signal that exists, and a grace that can pass."""
     with pytest.raises(ValueError, match=r"."):

@@ -25,6 +25,7 @@ from eventbus_tasks import (
     TaskEngine,
     TaskEvent,
 )
+from eventbus_tasks.testing.conformance import ConversationCase, ConversationContract
 
 pytestmark = pytest.mark.anyio
 
@@ -106,7 +107,9 @@ class Scene:
 @pytest.fixture
 def scene(tmp_path: Path) -> Scene:
     """Return a scene."""
-    return Scene(tmp_path)
+    directory = tmp_path / "scene"
+    directory.mkdir()
+    return Scene(directory)
 
 
 def make_engine(**more: Any) -> TaskEngine:
@@ -121,6 +124,22 @@ async def following(stream: Any, kind: type[Any]) -> Any:
         if isinstance(event, kind):
             return event
     raise AssertionError("the stream has ended")
+
+
+class TestConversation(ConversationContract):
+    """What everybody keeps whose agent is talked to."""
+
+    @pytest.fixture
+    def case(self, scene: Scene) -> ConversationCase:
+        """Return the scripted Claude, which asks for a permission where it is told "ask"."""
+        return ConversationCase(
+            plugin=eventbus_tasks_claude,
+            agent="claude",
+            prompt="first",
+            ask="ask",
+            env=scene.env,
+            options={"interactive": True},
+        )
 
 
 async def test_prompts_follow_each_other(scene: Scene) -> None:
