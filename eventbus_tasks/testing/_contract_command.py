@@ -15,10 +15,12 @@ import pytest
 from eventbus_tasks import (
     AgentActivity,
     Command,
+    ConversationInterpreter,
     OutputInterpreter,
     ProcessExit,
     Reason,
     Send,
+    Stream,
     Task,
     TaskRef,
     TaskStatus,
@@ -207,7 +209,8 @@ class InterpreterCase:
 
     Attributes:
         make: Makes a new one, as a command builder does for each task.
-        lines: Everything the agent writes to standard output in a run that succeeds.
+        lines: Everything the agent writes to standard output in a run that succeeds. Of an agent
+            that is talked to: its answers to what a new interpreter tells it.
         result: The answer in it, or ``None``.
     """
 
@@ -248,15 +251,25 @@ _REF: Final = TaskRef(id=1, uid="u", name="n", agent="a", project_dir="/")
 class InterpreterContract(Contract):
     """What every `OutputInterpreter` keeps.
 
-    Subclass it, and give it a fixture ``case`` that returns an `InterpreterCase`.
+    Subclass it, and give it a fixture ``case`` that returns an `InterpreterCase`. That of an agent
+    that is talked to (`ConversationInterpreter`) is begun, and may return more than events.
     """
 
-    def _feed(self, interpreter: OutputInterpreter, lines: Sequence[bytes]) -> list[AgentActivity]:
+    def _make(self, case: InterpreterCase) -> OutputInterpreter:
+        interpreter = case.make()
+        if isinstance(interpreter, ConversationInterpreter):
+            assert isinstance(interpreter.begin(), bytes)
+        return interpreter
+
+    def _feed(
+        self, interpreter: OutputInterpreter, lines: Sequence[bytes], stream: Stream = "stdout"
+    ) -> list[AgentActivity]:
         found = []
         for line in lines:
-            for item in interpreter.interpret(line, "stdout"):
-                if not isinstance(item, (Send, Withdraw)):
-                    assert isinstance(item, AgentActivity), f"not an AgentActivity: {item!r}"
+            for item in interpreter.interpret(line, stream):
+                known = isinstance(item, (AgentActivity, Send, Withdraw))
+                assert known, f"not an AgentActivity, and nothing to be done: {item!r}"
+                if isinstance(item, AgentActivity):
                     found.append(item)
         return found
 
@@ -268,7 +281,7 @@ class InterpreterContract(Contract):
 
     def test_success(self, case: InterpreterCase) -> None:
         """A run that has succeeded is judged so, and its answer is found."""
-        interpreter = case.make()
+        interpreter = self._make(case)
         self._feed(interpreter, case.lines)
         verdict = interpreter.verdict(ProcessExit(return_code=0))
         assert verdict is None or isinstance(verdict, Verdict)
@@ -291,42 +304,39 @@ class InterpreterContract(Contract):
     @pytest.mark.parametrize("stream", ["stdout", "stderr"])
     def test_nonsense_is_endured(self, case: InterpreterCase, stream: Any) -> None:
         """No line whatsoever makes it raise, and nonsense alone is no success."""
-        interpreter = case.make()
-        for line in _HOSTILE:
-            for item in interpreter.interpret(line, stream):
-                known = isinstance(item, (AgentActivity, Send, Withdraw))
-                assert known, f"not an AgentActivity: {item!r}"
+        interpreter = self._make(case)
+        self._feed(interpreter, _HOSTILE, stream)
         verdict = interpreter.verdict(ProcessExit(return_code=1))
         assert verdict is None or verdict.reason.status is TaskStatus.FAILED, verdict
 
     def test_torn_lines_are_endured(self, case: InterpreterCase) -> None:
         """Lines that are cut off anywhere do not make it raise."""
         for line in case.lines:
-            interpreter = case.make()
+            interpreter = self._make(case)
             for cut in {*range(0, len(line), max(1, len(line) // 50)), len(line)}:
                 self._feed(interpreter, [line[:cut], line[cut:]])
             interpreter.verdict(ProcessExit(return_code=0))
 
     def test_nonsense_between_changes_nothing(self, case: InterpreterCase) -> None:
         """Lines of others between its own do not change the judgement."""
-        interpreter = case.make()
+        interpreter = self._make(case)
         for line in case.lines:
             self._feed(interpreter, [b"warning: something else", line])
-        plain = case.make()
+        plain = self._make(case)
         self._feed(plain, case.lines)
         end = ProcessExit(return_code=0)
         assert interpreter.verdict(end) == plain.verdict(end)
 
     def test_two_share_nothing(self, case: InterpreterCase) -> None:
         """What one has seen the other does not know."""
-        first, second = case.make(), case.make()
+        first, second = self._make(case), self._make(case)
         self._feed(first, case.lines)
         end = ProcessExit(return_code=0)
-        assert second.verdict(end) == case.make().verdict(end)
+        assert second.verdict(end) == self._make(case).verdict(end)
 
     def test_events_travel(self, case: InterpreterCase) -> None:
         """Each event becomes JSON and comes back equal."""
-        for event in self._feed(case.make(), case.lines):
+        for event in self._feed(self._make(case), case.lines):
             stamped = event.stamp(_REF, 1, datetime.now(UTC))
             data = json.loads(json.dumps(stamped.to_dict()))
             assert event_from_dict(data).to_dict() == stamped.to_dict(), event
@@ -335,12 +345,18 @@ class InterpreterContract(Contract):
         """In a real task its events and its judgement are those that the lines say."""
         output = tmp_path / "output"
         output.write_bytes(b"".join(line + b"\n" for line in case.lines))
-        plain = case.make()
+        plain = self._make(case)
         wanted = self._feed(plain, case.lines)
         verdict = plain.verdict(ProcessExit(return_code=0))
 
         def command(task: Task) -> Command:
-            return Command(argv=("cat", str(output)), interpreter=case.make(), stderr="separate")
+            made = case.make()
+            return Command(
+                argv=("cat", str(output)),
+                interpreter=made,
+                stderr="separate",
+                stdin="open" if isinstance(made, ConversationInterpreter) else None,
+            )
 
         plugins = {"stand-in": StandIn("stand-in", command)}
         async with open_bench(plugins, tmp_path) as bench:

@@ -154,7 +154,8 @@ async def test_the_ladder(talk: Talk) -> None:
     """A time limit tells the agent to stop, then sends SIGTERM; the policy is the plugin's."""
     run = await talk.play("say Working\nwait", timeout=1.0)
     (stopping,) = run.of(TaskStopping)
-    assert [int(step.signal) for step in stopping.policy.steps] == [15, 15]
+    assert [int(step.signal) for step in stopping.policy.steps] == [0, 15, 15]
+    assert "session/cancel" in talk.agent.given_methods()
     assert run.outcome.reason is Reason.TIMED_OUT
 
 

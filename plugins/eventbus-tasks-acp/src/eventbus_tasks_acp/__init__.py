@@ -38,12 +38,14 @@ __all__ = [
     "ebt_termination_policy",
 ]
 
-# An adapter is a program around another one, which has tools: the whole tree gets the signals. Less
-# than ten seconds in all, because that is when nothing may be left of a task whose host was killed.
+# Told to cancel its turn, an agent ends its tools itself. An adapter is a program around another
+# one, which has tools: the whole tree gets the signals. Less than ten seconds in all, because that
+# is when nothing may be left of a task whose host was killed.
 POLICY: Final = TerminationPolicy(
     steps=(
+        Step(signal=0, grace=2.0),
         Step(signal=signal.SIGTERM, scope="tree", grace=2.0),
-        Step(signal=signal.SIGTERM, scope="tree", grace=5.0),
+        Step(signal=signal.SIGTERM, scope="tree", grace=4.0),
     )
 )
 """How an agent is stopped, unless a setting or a request says otherwise."""
@@ -93,5 +95,5 @@ def ebt_check_agent(agent: str, settings: Settings) -> AgentHealth | None:
 # Last among the plugins, so that policies that somebody has *set* go first.
 @hookimpl(trylast=True)
 def ebt_termination_policy(task: Task) -> TerminationPolicy | None:
-    """Say how an agent is stopped: SIGTERM to the tree, again SIGTERM, then SIGKILL."""
+    """Say how an agent is stopped: by its protocol, then SIGTERM to the tree, then SIGKILL."""
     return POLICY if _is_ours(task) else None
