@@ -147,6 +147,8 @@ class AdoptedRun(TaskRun):
         self._output.replays = True
         task._input.shut("it ended with the host that had started the task")
         self._link = GuardianLink.attached(attached.control, attached.bell, attached.spec.argv)
+        if attached.spec.capture == "pty":
+            task._input.resize = self._link.resize
         task._step(Input.LAUNCH)
 
     async def _live(self) -> None:

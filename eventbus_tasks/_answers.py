@@ -55,6 +55,9 @@ __all__ = [
 
 logger: Final[logging.Logger] = logging.getLogger("eventbus_tasks")
 
+_TERM: Final = "xterm-256color"
+"""What most programs know best, for a terminal whose kind nobody has named."""
+
 _COMMAND: Final = 200
 """Characters of a command line that an outcome keeps."""
 
@@ -152,14 +155,17 @@ def launch_spec(
     task: Task, command: Command, policy: TerminationPolicy, place: Place | None
 ) -> wire.LaunchSpec:
     """Return what the guardian is told, but for the descriptors."""
-    environ = command.env if command.env is not None else os.environ
+    environ = dict(command.env if command.env is not None else os.environ)
+    if command.capture == "pty":
+        environ.setdefault("TERM", _TERM)
     return wire.LaunchSpec(
         uid=task.uid,
         argv=list(command.argv),
         cwd=str(command.cwd or task.project_dir),
-        env=dict(environ),
+        env=environ,
         umask=current_umask(),
         capture=command.capture,
+        pty_size=command.pty_size,
         policy=policy.to_dict(),
         about=about(task),
         request=portable(task.request, command),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import weakref
+from collections.abc import Callable
 from typing import Final
 
 import anyio
@@ -27,6 +28,7 @@ class TaskInput:
         self._decided = anyio.Event()  # open, or never to be
         self._turn = anyio.Lock()
         self._why = "the task has not been started"
+        self.resize: Callable[[int, int], None] | None = None  # of its terminal, if it has one
         _open.add(self)
 
     def open(self, descriptor: int) -> None:

@@ -175,7 +175,10 @@ class TaskRun:
 
     async def _prepare(self) -> None:
         if not self._seq:
-            await self._open_journal()
+            journal = await self._ask("ebt_open_journal", check=check_journal, undo=close_quietly)
+            self._journal = cast("Journal | None", journal)
+            if isinstance(journal, ReadableJournal):
+                self._history = History(LIMIT)
             self._emit(events.TaskAccepted(request=self.task.request))
         if not await self._take_turn() or self._stopped():
             return
@@ -183,16 +186,6 @@ class TaskRun:
             await self._start()
         except OSError as error:
             self._facts = Facts(spawn_error=f"the system refuses what a start needs: {error}")
-
-    async def _open_journal(self) -> None:
-        try:
-            journal = await self._ask("ebt_open_journal", check=check_journal, undo=close_quietly)
-        except NoWorkerError as error:
-            self._failed_to_persist(f"journal: {error}")
-            return
-        self._journal = cast("Journal | None", journal)
-        if isinstance(journal, ReadableJournal):
-            self._history = History(LIMIT)
 
     async def _start(self) -> None:
         """Have the task started, unless something is missing, or it is stopped meanwhile.
@@ -330,6 +323,8 @@ class TaskRun:
                 os.close(files.end_record)
             self._admittance.hand_over()
             self._release_place()
+        if command.capture == "pty":
+            self.task._input.resize = self._link.resize
         self.task._step(Input.LAUNCH)
 
     # -- while it runs ------------------------------------------------------------------------
@@ -635,9 +630,9 @@ class TaskRun:
                 hook, {"task": self.task}, failed=self._hook_failed, check=check, undo=undo
             )
         except NoWorkerError as error:
-            if self._link is None:
+            if self._seq and self._link is None:
                 raise
-            self._hook_failed(f"hook {hook}", str(error), False)  # it runs all the same
+            self._hook_failed(f"hook {hook}", str(error), False)  # it goes on without
 
     def _hook_failed(self, where: str, error: str, overran: bool) -> None:
         self._hook_errors.append(f"{where}: {error}")

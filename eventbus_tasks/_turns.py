@@ -10,17 +10,15 @@ import heapq
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
 import anyio
 
+from eventbus_tasks._process.lock import Busy, ProjectLock
 from eventbus_tasks._process.queue import Ticket
 from eventbus_tasks._threads import DeadlineExceededError, NoWorkerError
 
-if TYPE_CHECKING:
-    from eventbus_tasks._process.lock import ProjectLock
-
-__all__ = ["Admittance", "Lines", "Places"]
+__all__ = ["Admittance", "Lines", "Places", "close_entry"]
 
 logger: Final[logging.Logger] = logging.getLogger("eventbus_tasks")
 
@@ -237,3 +235,9 @@ class Admittance:
         self.hand_over()
         self._end_wait()
         self._places.leave(self._number)
+
+
+def close_entry(entry: ProjectLock | Ticket | Busy | None) -> None:
+    """Give back a project, or the place in its queue."""
+    if isinstance(entry, (ProjectLock, Ticket)):
+        entry.close()

@@ -28,7 +28,7 @@ from eventbus_tasks._process.lock import Busy, ProjectLock
 from eventbus_tasks._process.queue import Ticket, enter_or_queue, enter_or_refuse
 from eventbus_tasks._runner import TaskRun
 from eventbus_tasks._services import Services
-from eventbus_tasks._turns import Admittance, Lines, Places
+from eventbus_tasks._turns import Admittance, Lines, Places, close_entry
 from eventbus_tasks.errors import (
     EngineClosedError,
     ProjectBusyError,
@@ -317,6 +317,7 @@ class TaskEngine:
         argv: Iterable[str] = (),
         env: Mapping[str, str] | None = None,
         stdin: Stdin = None,
+        pty_size: tuple[int, int] | None = None,
         timeout: float | None = None,
         policy: TerminationPolicy | None = None,
         when_busy: WhenBusy | None = None,
@@ -334,6 +335,7 @@ class TaskEngine:
             argv: Program and arguments, for the agent ``"command"``.
             env: Variables on top of the host's environment.
             stdin: Bytes for standard input of a plain command, or ``"open"`` for `Task.send`.
+            pty_size: Columns and lines, to run a plain command at a terminal of its own.
             timeout: Seconds the task may run in all.
             policy: How to stop it, instead of what plugins say.
             when_busy: What to do when another task, of any process, works in the directory:
@@ -367,6 +369,7 @@ class TaskEngine:
             argv=argv,
             env=dict(env or {}),
             stdin=stdin,
+            pty_size=pty_size,
             timeout=timeout,
             policy=policy,
             when_busy=when_busy,
@@ -445,12 +448,12 @@ class TaskEngine:
             entry = await self.plugins.run(
                 functools.partial(enter, request.project_dir, settings.state_dir, holder),
                 deadline=deadline,
-                undo=_close_entry,
+                undo=close_entry,
             )
         if isinstance(entry, Busy):
             raise ProjectBusyError(str(request.project_dir), dict(entry.holder or {}))
         if admission.abandoned or not self._accepting:
-            _close_entry(entry)
+            close_entry(entry)
             raise EngineClosedError("the engine was closed meanwhile")
         assert self._services is not None
         ref = TaskRef(
@@ -643,8 +646,3 @@ def _dismiss(warden: WardenClient) -> None:
     """Take back a warden that nobody waits for any more."""
     warden.close()
     warden.reap(_WARDEN_EXIT)
-
-
-def _close_entry(entry: ProjectLock | Ticket | Busy | None) -> None:
-    if isinstance(entry, (ProjectLock, Ticket)):
-        entry.close()

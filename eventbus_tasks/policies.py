@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 Stream = Literal["stdout", "stderr"]
-Capture = Literal["pipe", "file"]
+Capture = Literal["pipe", "file", "pty"]
 StderrMode = Literal["merge", "separate"]
 WhenBusy = Literal["reject", "queue", "share"]
 Scope = Literal["leader", "group", "tree"]

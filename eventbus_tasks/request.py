@@ -74,6 +74,8 @@ class TaskRequest:
         env: Variables on top of the host's environment. Never written to disk.
         stdin: Bytes for standard input of a plain command, of any size; ``"open"`` for
             `Task.send` and `Task.close_input`; nothing: ``/dev/null``.
+        pty_size: Run a plain command at a terminal of its own, of so many columns and lines; see
+            `Command.capture`.
         timeout: Seconds the task may run in all; overrides the policy's.
         policy: How to stop it; overrides what plugins say.
         when_busy: What to do when another task works in the directory: ``"reject"``,
@@ -89,6 +91,7 @@ class TaskRequest:
     argv: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     stdin: Stdin = field(default=None, repr=False, compare=False)
+    pty_size: tuple[int, int] | None = None
     timeout: float | None = None
     policy: TerminationPolicy | None = None
     when_busy: WhenBusy | None = None
@@ -112,6 +115,8 @@ class TaskRequest:
         if self.timeout is not None and not _is_duration(self.timeout):
             raise InvalidRequestError("timeout", "must be a finite number of seconds >= 0")
         _check_stdin(self.stdin)
+        if self.pty_size is not None:
+            _check_size(self.pty_size)
         if self.policy is not None and not isinstance(self.policy, TerminationPolicy):
             raise InvalidRequestError("policy", f"must be a TerminationPolicy, not {self.policy!r}")
         _check_choice("when_busy", self.when_busy, get_args(WhenBusy))
@@ -138,6 +143,7 @@ class TaskRequest:
             "agent": self.agent,
             "prompt": self.prompt,
             "argv": list(self.argv),
+            "pty_size": None if self.pty_size is None else list(self.pty_size),
             "timeout": self.timeout,
             "policy": None if self.policy is None else self.policy.to_dict(),
             "when_busy": self.when_busy,
@@ -148,13 +154,14 @@ class TaskRequest:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TaskRequest:
         """Rebuild a request from `to_dict` (without `env` and `stdin`)."""
-        policy = data.get("policy")
+        policy, size = data.get("policy"), data.get("pty_size")
         return cls(
             name=data["name"],
             project_dir=Path(data["project_dir"]),
             agent=data.get("agent", "command"),
             prompt=data.get("prompt", ""),
             argv=tuple(data.get("argv", ())),
+            pty_size=None if size is None else (size[0], size[1]),
             timeout=data.get("timeout"),
             policy=None if policy is None else TerminationPolicy.from_dict(policy),
             when_busy=data.get("when_busy"),
@@ -173,8 +180,11 @@ class Command:
         env: The whole environment, or ``None`` for the host's own.
         stdin: Bytes for standard input, of any size; ``"open"`` for `Task.send` and
             `Task.close_input`; or ``None`` for ``/dev/null``.
-        capture: ``"pipe"``, or ``"file"`` when the program loses output on pipes: then its
-            standard output *is* the log file.
+        capture: ``"pipe"``; ``"file"`` when the program loses output on pipes: then its
+            standard output *is* the log file; or ``"pty"`` for a terminal of its own. What is
+            sent is typed there then, and the end of input is a Ctrl-D; what the terminal shows
+            is the output, echoes and ``\\r\\n`` included; ``TERM`` is set unless `env` has it.
+        pty_size: Columns and lines of that terminal; `Task.resize` changes them.
         stderr: ``"merge"`` into standard output, or ``"separate"``.
         interpreter: Understands the output; one new object for each task.
     """
@@ -184,6 +194,7 @@ class Command:
     env: Mapping[str, str] | None = field(default=None, repr=False)
     stdin: Stdin = field(default=None, repr=False)
     capture: Capture = "pipe"
+    pty_size: tuple[int, int] = (80, 24)
     stderr: StderrMode = "merge"
     interpreter: OutputInterpreter | None = None
 
@@ -198,12 +209,13 @@ class Command:
         check_argv(self.argv)
         if self.env is not None:
             check_env(self.env)
-        if self.capture not in ("pipe", "file"):
-            raise InvalidRequestError("capture", f"must be 'pipe' or 'file', not {self.capture!r}")
-        if self.stderr not in ("merge", "separate"):
-            raise InvalidRequestError(
-                "stderr", f"must be 'merge' or 'separate', not {self.stderr!r}"
-            )
+        for name, choices in (("capture", get_args(Capture)), ("stderr", get_args(StderrMode))):
+            if getattr(self, name) is None:
+                raise InvalidRequestError(name, "must not be None")
+            _check_choice(name, getattr(self, name), choices)
+        if self.capture == "pty" and self.stderr == "separate":
+            raise InvalidRequestError("stderr", "a terminal has one stream: it must be 'merge'")
+        _check_size(self.pty_size)
         _check_stdin(self.stdin)
         if self.cwd is not None and not isinstance(self.cwd, Path):
             raise InvalidRequestError("cwd", f"must be a Path, not {self.cwd!r}")
@@ -216,6 +228,12 @@ def _check_stdin(value: object) -> None:
     if value is not None and value != "open" and not isinstance(value, bytes):
         shown = repr(value) if isinstance(value, str) else type(value).__name__
         raise InvalidRequestError("stdin", f"must be bytes or 'open', not {shown}")
+
+
+def _check_size(size: object) -> None:
+    numbers = size if isinstance(size, tuple) else ()
+    if len(numbers) != 2 or not all(isinstance(n, int) and 0 < n < 1 << 16 for n in numbers):
+        raise InvalidRequestError("pty_size", f"must be (columns, lines), not {size!r}")
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

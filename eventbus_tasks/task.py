@@ -244,6 +244,21 @@ class Task:
             raise InputClosedError("the task takes bytes at most: nobody is talked to")
         return self._dialogue
 
+    def resize(self, columns: int, lines: int) -> None:
+        """Give a task at a terminal of its own (``capture="pty"``) another size of that.
+
+        The kernel tells the program (``SIGWINCH``). Nothing happens when the task has ended.
+
+        Raises:
+            InputClosedError: It has no terminal, or has not been started.
+            ValueError: The terminal cannot have that size.
+        """
+        if not (0 < columns < 1 << 16 and 0 < lines < 1 << 16):
+            raise ValueError(f"not a size of a terminal: {columns} columns, {lines} lines")
+        if self._input.resize is None:
+            raise InputClosedError("the task has no terminal of its own (yet)")
+        self._input.resize(columns, lines)
+
     async def close_input(self) -> None:
         """Let the task read the end of its standard input, behind everything that was sent.
 

@@ -25,4 +25,15 @@ def ebt_build_command(task: Task) -> Command | None:
     if task.agent != "command":
         return None
     request = task.request
-    return Command(argv=request.argv, env={**os.environ, **request.env}, stdin=request.stdin)
+    environ = dict(os.environ)
+    if request.pty_size is None:
+        return Command(argv=request.argv, env={**environ, **request.env}, stdin=request.stdin)
+    for name in ("COLUMNS", "LINES"):  # of another terminal
+        environ.pop(name, None)
+    return Command(
+        argv=request.argv,
+        env={**environ, **request.env},
+        stdin=request.stdin,
+        capture="pty",
+        pty_size=request.pty_size,
+    )
