@@ -22,8 +22,10 @@ from __future__ import annotations
 from eventbus_tasks.testing.agents.anthropic import AnthropicMessages
 from eventbus_tasks.testing.agents.clis import (
     CLAUDE,
+    CLAUDE_ACP,
     CLIS,
     CODEX,
+    CODEX_ACP,
     GEMINI,
     OPENCODE,
     CliPackage,
@@ -50,8 +52,10 @@ from eventbus_tasks.testing.agents.scripted import ScriptedCli, ScriptStep
 
 __all__ = [
     "CLAUDE",
+    "CLAUDE_ACP",
     "CLIS",
     "CODEX",
+    "CODEX_ACP",
     "GEMINI",
     "OPENCODE",
     "AgentRun",

@@ -15,8 +15,10 @@ from typing import Any, Final
 
 __all__ = [
     "CLAUDE",
+    "CLAUDE_ACP",
     "CLIS",
     "CODEX",
+    "CODEX_ACP",
     "GEMINI",
     "OPENCODE",
     "CliPackage",
@@ -41,12 +43,16 @@ class CliPackage:
 
 
 CLAUDE: Final = CliPackage(program="claude", package="@anthropic-ai/claude-code")
+CLAUDE_ACP: Final = CliPackage(
+    program="claude-agent-acp", package="@agentclientprotocol/claude-agent-acp"
+)
 CODEX: Final = CliPackage(program="codex", package="@openai/codex")
+CODEX_ACP: Final = CliPackage(program="codex-acp", package="@agentclientprotocol/codex-acp")
 GEMINI: Final = CliPackage(program="gemini", package="@google/gemini-cli")
 OPENCODE: Final = CliPackage(program="opencode", package="opencode-ai")
 
 CLIS: Final[Mapping[str, CliPackage]] = MappingProxyType(
-    {cli.program: cli for cli in (CLAUDE, CODEX, GEMINI, OPENCODE)}
+    {cli.program: cli for cli in (CLAUDE, CLAUDE_ACP, CODEX, CODEX_ACP, GEMINI, OPENCODE)}
 )
 """Every agent that is known here, by its program."""
 

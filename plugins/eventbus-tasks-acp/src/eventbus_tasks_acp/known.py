@@ -84,7 +84,8 @@ KNOWN: Final[Mapping[str, AcpAgent]] = MappingProxyType(
             ),
         ),
         "gemini-acp": AcpAgent(
-            command=("gemini", "--acp"),
+            # Whether the directory is one to work in has been decided by whoever asks for the task.
+            command=("gemini", "--acp", "--skip-trust"),
             description="Gemini CLI, which speaks the protocol itself",
             variables=("GEMINI_API_KEY", "GOOGLE_API_KEY", "GOOGLE_APPLICATION_CREDENTIALS"),
             known_bugs=(

@@ -1,0 +1,127 @@
+"""Which real agents are driven by the same tests, and where each of them works."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from eventbus_tasks import Task, TaskEngine
+from eventbus_tasks.testing.agents import (
+    CLAUDE_ACP,
+    CODEX,
+    CODEX_ACP,
+    GEMINI,
+    OPENCODE,
+    CliPackage,
+    CliUnavailableError,
+    FakeModelAPI,
+    find_cli,
+    isolated_environment,
+)
+
+from .conftest import INSTALLED, Stage
+
+__all__ = ["AGENTS", "Agent", "AgentStage", "open_stage"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agent:
+    """One agent.
+
+    Attributes:
+        cli: Its program.
+        plugin: The plugin that drives it; its own name by default.
+        rights: Options with which it may do everything.
+        shell: What its shell tool is called in events.
+        knows_status: It tells the exit status of a command.
+    """
+
+    cli: CliPackage
+    plugin: str = ""
+    rights: Mapping[str, Any] = field(default_factory=dict)
+    shell: str
+    knows_status: bool = True
+
+
+AGENTS: Final = {
+    "codex": Agent(cli=CODEX, rights={"full_access": True}, shell="shell"),
+    "gemini": Agent(cli=GEMINI, rights={"approval_mode": "yolo"}, shell="run_shell_command"),
+    "opencode": Agent(cli=OPENCODE, rights={"auto": True}, shell="bash"),
+    "claude-acp": Agent(
+        cli=CLAUDE_ACP, plugin="acp", rights={"mode": "bypassPermissions"}, shell="Bash"
+    ),
+    "codex-acp": Agent(
+        cli=CODEX_ACP,
+        plugin="acp",
+        rights={"mode": "agent-full-access"},
+        shell="exec_command",
+    ),
+    "gemini-acp": Agent(
+        cli=GEMINI, plugin="acp", rights={"mode": "yolo"}, shell="execute", knows_status=False
+    ),
+    "opencode-acp": Agent(cli=OPENCODE, plugin="acp", shell="execute"),
+}
+
+
+@dataclass
+class AgentStage(Stage):
+    """Where one of these agents works.
+
+    Attributes:
+        name: The agent.
+    """
+
+    name: str = ""
+
+    @property
+    def agent(self) -> Agent:
+        """What is known about it."""
+        return AGENTS[self.name]
+
+    async def spawn(
+        self, engine: TaskEngine, prompt: str, *, project: str = "project", **request: Any
+    ) -> Task:
+        """Start a task for the agent, which may do everything, unless the request has options."""
+        options = {**self.agent.rights, **request.pop("options", {})}
+        return await engine.spawn_task(
+            "work", prompt, self.project(project), agent=self.name, options=options, **request
+        )
+
+
+@contextlib.contextmanager
+def open_stage(
+    name: str, api: FakeModelAPI, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[AgentStage]:
+    """Make this process's environment one in which an agent knows nobody but our model."""
+    if INSTALLED is None:
+        pytest.skip("drives the real agents: tox run -e real-agents")
+    agent = AGENTS[name]
+    plugin = agent.plugin or name
+    if plugin not in {entry.name for entry in metadata.entry_points(group="eventbus_tasks")}:
+        pytest.skip(f"needs the plugin {plugin} installed")
+    try:
+        program = find_cli(agent.cli, Path(INSTALLED))
+    except CliUnavailableError as error:
+        pytest.skip(str(error))
+    environment = isolated_environment(directory / "user", api.url)
+    if os.geteuid() == 0:
+        environment["IS_SANDBOX"] = "1"  # or Claude's adapter opens no session for root
+    for variable in set(os.environ) - set(environment):
+        monkeypatch.delenv(variable)
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    assert shutil.which(agent.cli.program) == str(program)
+    opened = AgentStage(api, directory, name=name)
+    try:
+        yield opened
+    finally:
+        opened.close()
