@@ -133,8 +133,9 @@ class Bus:
             self._hand_over(subscription, event, deliveries)
         if isinstance(event, OutputReceived):
             self._deliver_lines(event, task)
-        for stream in tuple(self._streams):
-            stream._offer(event)
+        if self._streams:
+            for stream in tuple(self._streams):
+                stream._offer(event)
         if self._exposed:
             for event_type, signal in tuple(self._exposed.items()):
                 if isinstance(event, event_type):
@@ -153,10 +154,13 @@ class Bus:
         if not self._line_plan and blinker_signal is None:
             return
         uid = event.task.uid
-        plan = [one for one in self._line_plan if one.task_uid is None or one.task_uid == uid]
-        immediate = [subscription for subscription in plan if not subscription.is_async]
-        for subscription in plan:
-            if subscription.is_async and not subscription.closed:
+        immediate: list[Subscription] = []
+        for subscription in self._line_plan:
+            if subscription.task_uid is not None and subscription.task_uid != uid:
+                continue
+            if not subscription.is_async:
+                immediate.append(subscription)
+            elif not subscription.closed:
                 # The range waits, not its lines: a backlog costs offsets, not text.
                 self._mailbox(subscription).put(event)
         if not immediate and not (blinker_signal and blinker_signal.receivers):

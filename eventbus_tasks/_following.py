@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+from eventbus_tasks._drafts import draft_of
 from eventbus_tasks._native import redeliver
+from eventbus_tasks._pump import OutputPump, Turn
+from eventbus_tasks._threads import NoWorkerError
 from eventbus_tasks.conversation import Send, Withdraw
 from eventbus_tasks.events import (
     AgentActivity,
@@ -28,9 +32,14 @@ if TYPE_CHECKING:
 
 __all__ = ["OutputFollower"]
 
+Run = Callable[..., Awaitable[Any]]
+"""`DaemonPool.run`, or what stands for it."""
+
 # With somebody reading along, one turn hands out this much of each stream, so that many chatty
 # tasks share the loop: larger turns only add to the lag of the others.
 _CHUNK: Final = 64 * 1024
+_Draft: Final = draft_of(OutputReceived)
+
 # With nobody reading, a turn only moves offsets.
 _SKIP: Final = 64 * 1024 * 1024
 
@@ -61,6 +70,7 @@ class OutputFollower:
         self._failed = failed
         self._cursors: list[StreamCursor] = []
         self._splitters: dict[str, tuple[LineSplitter, int]] = {}
+        self._may_block = False  # no worker thread could be had
         self.stop_at: dict[str, tuple[int, ...]] = {}  # offsets that no range may cross
 
     def attach(self) -> None:
@@ -80,16 +90,47 @@ class OutputFollower:
         """Bytes of each stream that were handed out."""
         return {cursor.stream: cursor.position for cursor in self._cursors}
 
-    def turn(self, take_messages: Callable[[], None]) -> bool:
+    async def follow(
+        self, pump: OutputPump, descriptor: int, turn: Callable[[], Turn], run: Run
+    ) -> None:
+        """Hand out everything, in turns of the pump, which a slow disk does not hold up.
+
+        Args:
+            pump: Of the engine.
+            descriptor: Rung when there is more.
+            turn: Calls `turn`.
+            run: Runs a function in a worker thread.
+        """
+        while await pump.follow(descriptor, turn) is Turn.COLD:
+            try:
+                await run(self._warm_up, deadline=math.inf, endures=True)
+            except NoWorkerError:
+                self._may_block = True  # better late than never
+            except OSError:
+                pass  # the next turn meets it too, and says so
+
+    def _warm_up(self) -> None:
+        for cursor in self._cursors:
+            cursor.warm_up(_CHUNK)
+
+    def turn(self, has_news: Callable[[], bool], take_messages: Callable[[], None]) -> Turn:
         """Hand out the next piece of each stream; return whether the log has still more.
 
         Args:
-            take_messages: Takes what the guardian has said. It tells of lost bytes before it
-                writes bytes behind them: with the sizes read first, every hole is known.
+            has_news: Whether the guardian has said something.
+            take_messages: Takes it. It tells of lost bytes before it writes bytes behind them:
+                with the sizes read first, every hole is known.
         """
-        sizes = [cursor.available() for cursor in self._cursors]
-        take_messages()
         wanted = self.interpreter is not None or self._bus.wants_output()
+        sizes: list[int] = []
+        for cursor in self._cursors:
+            if wanted and not self._may_block and cursor.is_cold():
+                return Turn.COLD
+            sizes.append(cursor.look(_CHUNK) if wanted else cursor.available())
+        self._may_block = False
+        if has_news():
+            take_messages()
+            wanted = self.interpreter is not None or self._bus.wants_output()
         more = False
         for cursor, size in zip(self._cursors, sizes, strict=True):
             limit = _CHUNK if wanted else _SKIP
@@ -105,7 +146,7 @@ class OutputFollower:
             if self.interpreter is not None:
                 self._interpret(cursor.stream, self._task.output.read(start, end, cursor.stream))
             self._task.output.grown()
-        return more
+        return Turn.MORE if more else Turn.IDLE
 
     def end(self) -> None:
         """Hand out last lines that have no line ending."""
@@ -134,16 +175,16 @@ class OutputFollower:
     def _emit_range(
         self, stream: Stream, start: int, end: int, line_start: int, *, last: bool = False
     ) -> None:
-        self._emit(
-            OutputReceived(
-                stream=stream,
-                start=start,
-                end=end,
-                line_start=line_start,
-                last=last,
-                source=self._task.output,
-            )
-        )
+        event = object.__new__(_Draft)
+        event.stream = stream
+        event.start = start
+        event.end = end
+        event.line_start = line_start
+        event.last = last
+        event.first_seq = 0
+        event.source = self._task.output
+        event.__class__ = OutputReceived
+        self._emit(event)  # which sets what every event has
 
     def _interpret(self, stream: Stream, data: bytes) -> None:
         splitter, offset = self._splitters[stream]

@@ -30,6 +30,9 @@ MOST: Final = 65536
 EXACT: Final = 8192
 """Ranges of a run that are kept one by one at least; older ones are merged for good."""
 
+AT_ONCE: Final = 64
+"""Ranges that are kept as they are, before they become numbers."""
+
 
 class _Run:
     """Adjoining ranges of one stream: five numbers for each instead of an event."""
@@ -41,28 +44,38 @@ class _Run:
         self._ends = array("q")
         self._line_starts = array("q")
         self._times = array("d")
-        self.add(event)
+        self._last = event
+        self._latest = [event]  # which are not in the arrays yet: many at once are cheaper
 
     def add(self, event: OutputReceived) -> None:
-        if len(self._numbers) >= 2 * EXACT:
-            self._merge_older()
-        self._numbers.append(event.seq)
-        self._firsts.append(event.seq)
-        self._ends.append(event.end)
-        self._line_starts.append(event.line_start)
-        self._times.append(event.at.timestamp())
+        self._last = event
+        self._latest.append(event)
+        if len(self._latest) >= AT_ONCE:
+            self._store()
 
     def continues_with(self, event: OutputReceived) -> bool:
+        last = self._last
         return (
-            event.stream == self._first.stream
-            and event.seq == self._numbers[-1] + 1
-            and event.start == self._ends[-1]
+            event.seq == last.seq + 1
+            and event.start == last.end
+            and event.stream == last.stream
             and not event.last
         )
 
     @property
     def last_number(self) -> int:
-        return self._numbers[-1]
+        return self._last.seq
+
+    def _store(self) -> None:
+        latest, self._latest = self._latest, []
+        if len(self._numbers) >= 2 * EXACT:
+            self._merge_older()
+        numbers = [event.seq for event in latest]
+        self._numbers.extend(numbers)
+        self._firsts.extend(numbers)
+        self._ends.extend([event.end for event in latest])
+        self._line_starts.extend([event.line_start for event in latest])
+        self._times.extend([event.at.timestamp() for event in latest])
 
     def _merge_older(self) -> None:
         """Forget the numbers within older megabytes: what is left is enough to begin at them."""
@@ -89,6 +102,7 @@ class _Run:
             HistoryUnavailableError: `after` is within what was merged for good.
         """
         first = self._first
+        self._store()
         # Copies: the run may grow, and be merged, between two steps of the iteration.
         begin = bisect.bisect_right(self._numbers, after)
         stop = bisect.bisect_right(self._numbers, up_to)

@@ -38,10 +38,11 @@ class Turn(enum.Enum):
     MORE = "there is more in the log already"
     IDLE = "nothing more until its descriptor is rung"
     DONE = "nothing will ever come"
+    COLD = "what follows is not in memory: somebody has to wait for the disk"
 
 
 class _Entry:
-    __slots__ = ("context", "descriptor", "done", "failure", "ready", "turn")
+    __slots__ = ("context", "descriptor", "done", "failure", "ready", "said", "turn")
 
     def __init__(self, descriptor: int, turn: Callable[[], Turn]) -> None:
         self.descriptor = descriptor
@@ -50,6 +51,7 @@ class _Entry:
         self.context = contextvars.copy_context()
         self.ready = False
         self.done = anyio.Event()
+        self.said = Turn.DONE  # at the end
         self.failure: BaseException | None = None
 
 
@@ -68,13 +70,16 @@ class OutputPump:
         self._closed = False
         self._running = False
 
-    async def follow(self, descriptor: int, turn: Callable[[], Turn]) -> None:
-        """Call `turn` now and whenever the descriptor is rung; return once it says `DONE`.
+    async def follow(self, descriptor: int, turn: Callable[[], Turn]) -> Turn:
+        """Call `turn` now and whenever the descriptor is rung, until it says `DONE` or `COLD`.
 
         Args:
             descriptor: An eventfd; it is not read.
             turn: Hands out the next piece. An exception of it ends the following, and comes
                 out of here.
+
+        Returns:
+            What it said last.
 
         Cancellation: ends the following; it can begin again.
         """
@@ -92,6 +97,7 @@ class OutputPump:
             entry.done.set()
         if entry.failure is not None:
             raise entry.failure
+        return entry.said
 
     def wake(self, descriptor: int) -> None:
         """Have the turn of a followed descriptor called soon, without waiting for more."""
@@ -164,7 +170,8 @@ class OutputPump:
             said = Turn.DONE
         if said is Turn.MORE:
             self._add(entry)
-        elif said is Turn.DONE:
+        elif said is not Turn.IDLE:
+            entry.said = said
             entry.done.set()
 
     def _ring(self) -> None:

@@ -447,7 +447,8 @@ class TaskRun:
 
     async def _follow_output(self) -> None:
         assert self._link is not None
-        await self._services.pump.follow(self._link.eventfd, self._turn)
+        pump, run = self._services.pump, self._services.plugins.run
+        await self._output.follow(pump, self._link.eventfd, self._turn, run)
         self._output.end()
         if self._output.dialogue is not None:
             self._output.dialogue.end()
@@ -457,11 +458,11 @@ class TaskRun:
     def _turn(self) -> Turn:
         if not self._executed:  # nothing is told before the start is
             return Turn.DONE if self._complete else Turn.IDLE
+        assert self._link is not None
         complete = self._complete
-        if self._output.turn(self._take_messages):
-            return Turn.MORE
+        said = self._output.turn(self._link.has_news, self._take_messages)
         # What was complete before the turn, had its final size in it.
-        return Turn.DONE if complete else Turn.IDLE
+        return Turn.DONE if complete and said is Turn.IDLE else said
 
     # -- the end ------------------------------------------------------------------------------
 

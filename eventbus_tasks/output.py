@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from typing import Final
@@ -30,6 +31,8 @@ RING_BYTES: Final = 8 * 1024 * 1024
 # do not hold descriptors.
 _KEEP_IN_MEMORY = 64 * 1024
 _BLOCK = 64 * 1024
+# Seconds for which what was written is certainly still in memory: the kernel writes later.
+_FRESH = 1.0
 
 
 class _StreamLog:
@@ -45,6 +48,8 @@ class _StreamLog:
         self.memory: bytes | None = None
         self.memory_start = 0
         self.size = 0
+        # What was read last while following, and where: who asks for it now, asks for the same.
+        self.recent: tuple[int, bytes] = (0, b"")
         # What was never written to the file: holes, not zeros. In order, adjoining ones merged.
         self.gaps: list[tuple[int, int]] = []
 
@@ -126,8 +131,6 @@ class TaskOutput:
 
     def __init__(self) -> None:
         self._streams: dict[str, _StreamLog] = {}
-        # What was read last while following: everybody who asks for it now asks for the same.
-        self._recent: tuple[str, int, bytes] = ("", 0, b"")
         self._growth: anyio.Event | None = None
         self._complete = False
 
@@ -164,8 +167,8 @@ class TaskOutput:
         if log is None:
             return b""
         end = log.size if end is None else end
-        name, first, recent = self._recent
-        if name == stream and first <= start and end <= first + len(recent):
+        first, recent = log.recent
+        if first <= start and end <= first + len(recent):
             return recent[start - first : end - first]
         parts: list[bytes] = []
         while start < end:
@@ -296,20 +299,14 @@ class TaskOutput:
     def _log(self, stream: Stream) -> _StreamLog:
         return self._streams[stream]
 
-    def _read_ahead(self, start: int, end: int, stream: Stream) -> bytes:
-        """Read a range that others will ask for next."""
-        data = self.read(start, end, stream)
-        self._recent = (stream, start, data)
-        return data
-
     def end(self, keep: int = _KEEP_IN_MEMORY) -> None:
         """Hold no descriptor any more, where that loses nothing (for the engine).
 
         Args:
             keep: Bytes of an unnamed log that may move into memory instead.
         """
-        self._recent = ("", 0, b"")
         for log in self._streams.values():
+            log.recent = (0, b"")
             log.end(keep)
 
     def shorten(self) -> None:
@@ -319,8 +316,8 @@ class TaskOutput:
 
     def close(self) -> None:
         """Give up the log (for the engine); a named file stays on disk."""
-        self._recent = ("", 0, b"")
         for log in self._streams.values():
+            log.recent = (0, b"")
             log.close()
 
 
@@ -334,6 +331,9 @@ class StreamCursor:
         self._output = output
         self._log = output._log(stream)
         self._gaps: list[tuple[int, int]] = []
+        self._behind = False  # there was more than was read
+        self._looked_at = 0.0
+        self._warm_until = 0
 
     def add_gap(self, start: int, end: int) -> None:
         """Take note of bytes that were lost: they are a hole in the file, not zeros."""
@@ -345,6 +345,43 @@ class StreamCursor:
         descriptor = self._log.descriptor
         return self.position if descriptor is None else os.fstat(descriptor).st_size
 
+    def is_cold(self) -> bool:
+        """Whether reading on would have to wait for the disk.
+
+        What was written a moment ago is in memory; only a backlog may not be.
+        """
+        descriptor, position = self._log.descriptor, self.position
+        now = time.monotonic()
+        fresh, self._looked_at = now - self._looked_at < _FRESH, now
+        if descriptor is None or position < self._warm_until or (fresh and not self._behind):
+            return False
+        try:
+            os.preadv(descriptor, [bytearray(1)], position, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass  # a file system that cannot say it: reading shows what is wrong, if anything
+        return False
+
+    def warm_up(self, count: int) -> None:
+        """Have the next bytes read into memory. Waits for the disk: for a worker thread."""
+        self._log.pread(count, self.position)
+        self._warm_until = self.position + count
+
+    def look(self, count: int) -> int:
+        """Read what comes next, at most `count` bytes, once for all who will ask for it.
+
+        Returns:
+            The offset behind the last byte in the file; nothing was read if that is `position`.
+        """
+        descriptor = self._log.descriptor
+        if descriptor is None:
+            return self.position
+        data = os.pread(descriptor, count, self.position)
+        self._log.recent = (self.position, data)
+        self._behind = len(data) == count
+        return self.available() if self._behind else self.position + len(data)
+
     def advance(
         self, limit: int, size: int, *, read: bool = False
     ) -> tuple[int, int, int, bool] | None:
@@ -352,13 +389,35 @@ class StreamCursor:
 
         Args:
             limit: Bytes to move at most.
-            read: Read them, once for all who will look at them.
+            read: They are, or will be, read as a whole: then finding lines in them is quick.
             size: What `available` said, before the messages that explain it were taken.
 
         Returns:
             ``(start, end, line_start, cut)`` of the new range, or ``None`` if there is nothing
             new. One that is `cut` is empty: what followed on its line was lost.
         """
+        end = min(size, self.position + limit)
+        if self._gaps:
+            if (cut := self._skip_gaps()) is not None:
+                return cut
+            end = min(size, self.position + limit, *(start for start, _ in self._gaps))
+        self._log.size = max(self._log.size, self.position)
+        if end <= self.position:
+            return None
+        start, line_start = self.position, self.line_start
+        self.position = self._log.size = end
+        if read:
+            found = self._output.read(start, end, self.stream).rfind(b"\n")
+            if found >= 0:
+                self.line_start = start + found + 1
+        else:
+            self._find_line_start(start)
+        if end - self.line_start > MAX_LINE:
+            self._cut_long_line()
+        return start, end, line_start, False
+
+    def _skip_gaps(self) -> tuple[int, int, int, bool] | None:
+        """Go on behind a gap; return the empty range of a line that it cuts off."""
         for start, end in tuple(self._gaps):
             if start <= self.position < end:
                 cut, line_start = self.position, self.line_start
@@ -367,18 +426,7 @@ class StreamCursor:
                     return cut, cut, line_start, True
             if end <= self.position:
                 self._gaps.remove((start, end))
-        end = min(size, self.position + limit, *(start for start, _ in self._gaps))
-        self._log.size = max(self._log.size, self.position)
-        if end <= self.position:
-            return None
-        start, line_start = self.position, self.line_start
-        self.position = self._log.size = end
-        if read:
-            found = self._output._read_ahead(start, end, self.stream).rfind(b"\n")
-            if found >= 0:
-                self.line_start = start + found + 1
-        self._find_line_start(end if read else start)
-        return start, end, line_start, False
+        return None
 
     def _find_line_start(self, start: int) -> None:
         """Find the beginning of the last, incomplete line by looking backwards from the end."""
@@ -392,6 +440,8 @@ class StreamCursor:
                 self.line_start = begin + found + 1
                 break
             end = begin
+
+    def _cut_long_line(self) -> None:
         while self.position - self.line_start > MAX_LINE:
             # What decides about the cut is in the last few bytes of the piece.
             near = self.line_start + MAX_LINE - 4

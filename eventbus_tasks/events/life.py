@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from eventbus_tasks.errors import OutputUnavailableError
 from eventbus_tasks.events.base import OutputSource, TaskEvent, register_event
+from eventbus_tasks.lines import MAX_LINE, decode_lines
 from eventbus_tasks.outcome import Outcome
 from eventbus_tasks.policies import Stream, TerminationPolicy
 from eventbus_tasks.request import TaskRequest
@@ -151,14 +152,10 @@ class OutputReceived(TaskEvent):
         Over all events of a stream every line appears exactly once, whole, whatever the
         chunks were (a line over 16 MiB in pieces).
         """
-        from eventbus_tasks.lines import decode_lines
-
         return decode_lines(self._completed(), last=self.last)
 
     def _completed(self) -> bytes:
         """Return the bytes from the beginning of the line on; nothing if no line ends here."""
-        from eventbus_tasks.lines import MAX_LINE
-
         data = self.data
         if not self.last and b"\n" not in data and self.end - self.line_start <= MAX_LINE:
             return b""  # without reading a long line again for each of its pieces

@@ -42,6 +42,7 @@ LAYERS: Final[tuple[frozenset[str], ...]] = (
             "_delivery",
             "_derived",
             "_dialogue",
+            "_drafts",
             "_following",
             "_history",
             "_pump",

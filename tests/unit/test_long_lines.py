@@ -20,6 +20,7 @@ from eventbus_tasks import (
     output,
 )
 from eventbus_tasks._derived import LineNumbers, output_lines
+from eventbus_tasks.events import life
 from eventbus_tasks.lines import MAX_LINE, decode_lines, piece_end
 from eventbus_tasks.output import StreamCursor
 from eventbus_tasks.testing.strategies import output_bytes, split
@@ -45,7 +46,7 @@ SMALL = 16
 def small_limit() -> Iterator[None]:
     """Cut lines at 16 bytes instead of 16 MiB, everywhere."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (lines, output, _derived):
+        for module in (lines, output, _derived, life):
             patch.setattr(module, "MAX_LINE", SMALL)
         yield
 

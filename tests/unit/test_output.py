@@ -276,3 +276,29 @@ def test_a_gap_ends_a_line() -> None:
             )
             lines += event.lines
         assert lines == ["one", "tw", "o", "three"]
+
+
+def test_what_is_not_in_memory_is_cold(tmp_path: Path) -> None:
+    """A backlog that the kernel has put away is cold until somebody has waited for the disk."""
+    path = tmp_path / "log"
+    path.write_bytes(b"x" * (1 << 20))
+    log = os.open(path, os.O_RDWR)
+    os.fsync(log)
+    os.posix_fadvise(log, 0, 0, os.POSIX_FADV_DONTNEED)
+    try:
+        os.preadv(log, [bytearray(1)], 1 << 19, os.RWF_NOWAIT)
+    except BlockingIOError:
+        pass
+    except OSError:
+        pytest.skip("this file system cannot say what is in memory")
+    else:
+        pytest.skip("this file system keeps everything in memory")
+    made = TaskOutput()
+    made.attach(LogFiles(stdout=log, stdout_path=str(path)))
+    cursor = StreamCursor(made, "stdout")
+    assert cursor.is_cold()
+    cursor.warm_up(4096)
+    assert not cursor.is_cold()
+    assert cursor.look(4096) == 1 << 20
+    assert cursor.advance(4096, 1 << 20, read=True) == (0, 4096, 0, False)
+    made.close()
