@@ -3,26 +3,44 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import sys
+from collections.abc import Container, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
+from eventbus_tasks._process.lock import Busy, ProjectLock
+from eventbus_tasks._process.queue import Ticket, enter_or_queue, enter_or_refuse
 from eventbus_tasks._threads import DeadlineExceededError
+from eventbus_tasks._turns import close_entry
 from eventbus_tasks.errors import (
     EventbusTasksError,
     InvalidRequestError,
+    ProjectBusyError,
     ResourceError,
+    UnknownAgentError,
     UnsupportedPlatformError,
 )
+from eventbus_tasks.settings import Settings
 
 if TYPE_CHECKING:
     from eventbus_tasks._runner import TaskRun
+    from eventbus_tasks.plugins import PluginHost
     from eventbus_tasks.request import TaskRequest
     from eventbus_tasks.task import Task
 
-__all__ = ["Admission", "check_id", "check_platform", "refusal"]
+__all__ = [
+    "Admission",
+    "check_id",
+    "check_platform",
+    "enter_project",
+    "examine",
+    "refusal",
+    "session_to_resume",
+]
 
 _EXHAUSTED: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN))
 """What the kernel answers when nothing is left of what everybody needs."""
@@ -92,3 +110,82 @@ def check_platform() -> None:
             "eventbus-tasks runs on Linux (5.3 or newer) only, until another system can keep "
             f"its promises; here: {sys.platform}, missing: {', '.join(missing) or 'nothing'}"
         )
+
+
+def session_to_resume(resume: Task | str | None, agent: str | None) -> tuple[str | None, str]:
+    """Return the agent, and its session to go on with; ``""`` for a new one.
+
+    Raises:
+        InvalidRequestError: The task is another agent's, or has no session yet.
+    """
+    if resume is None or isinstance(resume, str):
+        return agent, resume or ""
+    if agent not in (None, resume.agent):
+        problem = f"task {resume.id} has worked with the agent {resume.agent!r}, not {agent!r}"
+        raise InvalidRequestError("resume", problem)
+    if not resume.session_id:
+        raise InvalidRequestError("resume", f"task {resume.id} has told no session")
+    return resume.agent, resume.session_id
+
+
+def examine(
+    request: TaskRequest, plugins: PluginHost, settings: Settings
+) -> tuple[TaskRequest, Settings]:
+    """Check a request and read its project's settings; in a worker thread, for it reads files.
+
+    Args:
+        request: What was asked for.
+        plugins: The plugins of the engine.
+        settings: The settings of the engine: what they decide stays decided.
+
+    Raises:
+        InvalidRequestError: It cannot be carried out.
+        SettingsError: The project's own settings are wrong.
+        UnknownAgentError: No plugin drives the agent.
+    """
+    request = request.validate()
+    project = Settings.load(request.project_dir, tables=plugins.tables)
+    if not request.agent:
+        request = replace(request, agent=project.agent).validate()
+    if request.agent not in plugins.agents:
+        raise UnknownAgentError(request.agent, tuple(sorted(plugins.agents)))
+    return _with_session(request, plugins.resuming), project.pinned(settings)
+
+
+def _with_session(request: TaskRequest, resuming: Container[str]) -> TaskRequest:
+    """Have the session to go on with in the request, and in the options of the plugin."""
+    if request.agent not in resuming:
+        if request.resume:
+            problem = f"the agent {request.agent!r} cannot go on with a session"
+            raise InvalidRequestError("resume", problem)
+        return request
+    option = request.options.get("resume")
+    if request.resume and option not in (None, request.resume):
+        raise InvalidRequestError("resume", f"options name another session: {option!r}")
+    session = request.resume or option
+    if not session or not isinstance(session, str):
+        return request  # what is wrong with an option, its plugin says
+    return replace(request, resume=session, options={**request.options, "resume": session})
+
+
+async def enter_project(
+    request: TaskRequest, plugins: PluginHost, settings: Settings, holder: Mapping[str, Any]
+) -> ProjectLock | Ticket | None:
+    """Take the project, or a ticket for it; ``None`` for a task that shares it.
+
+    Raises:
+        ProjectBusyError: Another task has it.
+        OSError: It cannot be locked.
+    """
+    when_busy = request.when_busy or settings.when_busy
+    if when_busy == "share":
+        return None
+    enter = enter_or_queue if when_busy == "queue" else enter_or_refuse
+    entry: ProjectLock | Ticket | Busy = await plugins.run(
+        functools.partial(enter, request.project_dir, settings.state_dir, holder),
+        deadline=settings.hook_deadline,
+        undo=close_entry,
+    )
+    if isinstance(entry, Busy):
+        raise ProjectBusyError(str(request.project_dir), dict(entry.holder or {}))
+    return entry

@@ -186,6 +186,9 @@ class AdoptedRun(TaskRun):
         command = await self._ask("ebt_build_command", check=check_command)
         if command is not None:
             self._output.interpreter = command.interpreter
+            self.task._session_id = command.session_id
+            await self.sessions.guard()
+            self.sessions.note(self.task.session_id)
         elif self.task.agent != "command":
             errors = "; ".join(self._hook_errors) or "its plugin did not say how"
             problem = f"the output of the agent is not understood: {errors}"

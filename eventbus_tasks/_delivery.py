@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Iterable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
+from eventbus_tasks._native import absorb
 from eventbus_tasks.events import OutputReceived, TaskEvent
 
 if TYPE_CHECKING:
     from eventbus_tasks.signals import Subscription
 
-__all__ = ["MERGE_LIMIT", "Delivery", "Mailbox", "in_receiver"]
+__all__ = ["MERGE_LIMIT", "Delivery", "Mailbox", "await_receivers", "in_receiver"]
 
 MERGE_LIMIT: Final = 1024 * 1024
 """Bytes that merged output events may span: a receiver that reads one reads no more at once."""
@@ -44,6 +45,40 @@ class Delivery:
 
     async def wait(self) -> None:
         await self._done.wait()
+
+
+async def await_receivers(
+    deliveries: Iterable[Delivery], deadline: float, *, failed: Callable[[str, str, bool], None]
+) -> None:
+    """Wait until async receivers have had an event; those that take too long are named.
+
+    Must be called within a shielded scope.
+
+    Args:
+        deliveries: What is on its way.
+        deadline: Seconds to wait for all of them.
+        failed: Gets ``(where, what, overran)``.
+    """
+    waiting = [delivery for delivery in deliveries if not delivery.subscription.stuck]
+    with anyio.move_on_after(deadline) as scope:
+        try:
+            while waiting:
+                await waiting[0].wait()
+                del waiting[0]
+        except anyio.get_cancelled_exc_class():
+            if scope.cancel_called:
+                raise
+            # Native: the loop ends, and its async receivers have been cancelled as well.
+            absorb()
+            waiting.clear()
+    if scope.cancelled_caught:
+        for delivery in waiting:
+            if delivery.is_done:
+                continue
+            # Until it moves again, nobody waits for this receiver any more.
+            delivery.subscription.stuck = True
+            where = f"receiver {delivery.subscription.where}"
+            failed(where, f"has not taken the end of the task within {deadline:g} s", True)
 
 
 class Mailbox:

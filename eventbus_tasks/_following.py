@@ -6,7 +6,7 @@ import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from eventbus_tasks._drafts import draft_of
 from eventbus_tasks._native import redeliver
@@ -17,6 +17,7 @@ from eventbus_tasks.events import (
     AgentActivity,
     AgentInputRequired,
     AgentResult,
+    AgentSession,
     OutputReceived,
     TaskEvent,
 )
@@ -44,6 +45,13 @@ _Draft: Final = draft_of(OutputReceived)
 _SKIP: Final = 64 * 1024 * 1024
 
 
+class Sessions(Protocol):
+    """Who is told of the sessions of an agent."""
+
+    def note(self, session_id: str) -> None:
+        """Take note of one, and return at once."""
+
+
 class OutputFollower:
     """Where the host is in the log of one task.
 
@@ -63,6 +71,7 @@ class OutputFollower:
     ) -> None:
         self.interpreter: OutputInterpreter | None = None
         self.dialogue: Dialogue | None = None  # with an agent that is talked to
+        self.sessions: Sessions | None = None
         self.replays = False  # another host has talked to the agent
         self._task = task
         self._bus = bus
@@ -215,6 +224,10 @@ class OutputFollower:
         return offset
 
     def _tell(self, activity: AgentActivity) -> None:
+        if isinstance(activity, AgentSession) and not activity.parent and activity.session_id:
+            self._task._session_id = activity.session_id
+            if self.sessions is not None:
+                self.sessions.note(activity.session_id)
         dialogue = self.dialogue
         if dialogue is None:
             self._emit(activity)

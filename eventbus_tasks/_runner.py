@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -30,6 +30,7 @@ from eventbus_tasks._answers import (
     terminal_event,
     utc,
 )
+from eventbus_tasks._delivery import Delivery, await_receivers
 from eventbus_tasks._dialogue import Dialogue, check_answer
 from eventbus_tasks._following import OutputFollower
 from eventbus_tasks._history import LIMIT, History, Replay
@@ -38,9 +39,11 @@ from eventbus_tasks._process import wire
 from eventbus_tasks._process.marker import sweep_marked
 from eventbus_tasks._pump import Turn
 from eventbus_tasks._services import Services
+from eventbus_tasks._sessions import SessionKeeper
 from eventbus_tasks._threads import NoWorkerError
 from eventbus_tasks.builtin.unnamed_log import UnnamedLog
 from eventbus_tasks.conversation import AgentAnswer, ConversationInterpreter
+from eventbus_tasks.errors import SessionBusyError
 from eventbus_tasks.lifecycle import Facts, Input, judge, step
 from eventbus_tasks.outcome import Outcome, Reason, Survivor
 from eventbus_tasks.policies import (
@@ -54,7 +57,6 @@ from eventbus_tasks.policies import (
 from eventbus_tasks.request import Command
 
 if TYPE_CHECKING:
-    from eventbus_tasks._delivery import Delivery
     from eventbus_tasks._process.handle import GuardianLink, WardenClient
     from eventbus_tasks._process.visit import Place
     from eventbus_tasks._turns import Admittance
@@ -87,6 +89,7 @@ class TaskRun:
         self._hook_errors: list[str] = []
         self._policy = TerminationPolicy()
         self._output = OutputFollower(task, services.bus, self._emit, self._hook_failed)
+        self.sessions = self._output.sessions = SessionKeeper(task, services)
         self._link: GuardianLink | None = None
         self._place: Place | None = None  # where the guardian will be found
         self._argv: tuple[str, ...] = ()
@@ -119,6 +122,7 @@ class TaskRun:
         """End a run whose event loop has gone; see `TaskEngine.abandon`."""
         if self.task._outcome is None:
             self._release()
+            self.sessions.abandon()
             self.task._outcome = Outcome(
                 reason=Reason.ENGINE_CLOSED, message="its event loop ended under it"
             )
@@ -201,6 +205,12 @@ class TaskRun:
             problem = errors or f"no plugin built a command for the agent {self.task.agent!r}"
             self._facts = Facts(plugin_error=problem)
             return
+        self.task._session_id = command.session_id
+        try:
+            await self.sessions.claim(self.task.session_id)
+        except SessionBusyError as error:
+            self._facts = Facts(spawn_error=str(error))
+            return
         self._policy = await self._choose_policy()
         if self._stopped():
             return
@@ -214,7 +224,10 @@ class TaskRun:
             if (warden is None or self._stopped()) and files.end_record is not None:
                 os.close(files.end_record)
         if not self._stopped():
+            findable = self._place is not None
             self._launch(warden, command, files)
+            if findable and self._link is not None:
+                await self.sessions.guard()
 
     async def _take_turn(self) -> bool:
         """Wait until the project and a place are ours; return ``False`` if that will not come."""
@@ -334,6 +347,8 @@ class TaskRun:
         while not self._followed:
             async with anyio.create_task_group() as group:
                 group.start_soon(undisturbed(self._follow_output))
+                if self._output.interpreter is not None:
+                    group.start_soon(undisturbed(self.sessions.serve))
                 if self._output.dialogue is not None:
                     group.start_soon(undisturbed(self._output.dialogue.serve))
                 await self._follow_messages()
@@ -452,6 +467,7 @@ class TaskRun:
         self._output.end()
         if self._output.dialogue is not None:
             self._output.dialogue.end()
+        self.sessions.end()
         self.task.output.grown(complete=True)
         self._followed = True
 
@@ -521,6 +537,7 @@ class TaskRun:
         task._step(Input.ENDED, outcome.reason)
         task._outcome = outcome
         task._settled.set()
+        await self.sessions.release()
         deliveries = self._tell(terminal)
         if self._journal is not None:
             close_quietly(self._journal)
@@ -560,31 +577,9 @@ class TaskRun:
             terminal = replace(terminal, outcome=outcome)
         return terminal
 
-    async def _await_receivers(self, deliveries: Sequence[Delivery]) -> None:
-        waiting = [delivery for delivery in deliveries if not delivery.subscription.stuck]
-        with anyio.move_on_after(self._services.settings.receiver_deadline) as scope:
-            try:
-                while waiting:
-                    await waiting[0].wait()
-                    del waiting[0]
-            except anyio.get_cancelled_exc_class():
-                if scope.cancel_called:
-                    raise
-                # Native: the loop ends, and its async receivers have been cancelled as well.
-                absorb()
-                waiting.clear()
-        if scope.cancelled_caught:
-            for delivery in waiting:
-                if delivery.is_done:
-                    continue
-                # Until it moves again, nobody waits for this receiver any more.
-                delivery.subscription.stuck = True
-                self._hook_failed(
-                    f"receiver {delivery.subscription.where}",
-                    f"has not taken the end of the task within "
-                    f"{self._services.settings.receiver_deadline:g} s",
-                    True,
-                )
+    async def _await_receivers(self, deliveries: Iterable[Delivery]) -> None:
+        deadline = self._services.settings.receiver_deadline
+        await await_receivers(deliveries, deadline, failed=self._hook_failed)
 
     # -- events and failures ------------------------------------------------------------------
 

@@ -10,7 +10,6 @@ import os
 import threading
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -18,23 +17,28 @@ from typing import Any, Final, Self, TypeVar
 import anyio
 import anyio.abc
 
-from eventbus_tasks._admission import Admission, check_id, check_platform, refusal
+from eventbus_tasks._admission import (
+    Admission,
+    check_id,
+    check_platform,
+    enter_project,
+    examine,
+    refusal,
+    session_to_resume,
+)
 from eventbus_tasks._adoption import Adoption
 from eventbus_tasks._bus import Bus
 from eventbus_tasks._native import absorb, endure, undisturbed
 from eventbus_tasks._process.family import read_process
 from eventbus_tasks._process.handle import WardenClient
-from eventbus_tasks._process.lock import Busy, ProjectLock
-from eventbus_tasks._process.queue import Ticket, enter_or_queue, enter_or_refuse
+from eventbus_tasks._process.queue import Ticket
 from eventbus_tasks._runner import TaskRun
 from eventbus_tasks._services import Services
-from eventbus_tasks._turns import Admittance, Lines, Places, close_entry
+from eventbus_tasks._turns import Admittance, Lines, Places
 from eventbus_tasks.errors import (
     EngineClosedError,
-    ProjectBusyError,
     TaskActiveError,
     TaskNotFoundError,
-    UnknownAgentError,
 )
 from eventbus_tasks.events import TaskEvent
 from eventbus_tasks.outcome import Outcome, Reason
@@ -322,6 +326,7 @@ class TaskEngine:
         policy: TerminationPolicy | None = None,
         when_busy: WhenBusy | None = None,
         on_host_death: OnHostDeath | None = None,
+        resume: Task | str | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> Task:
         """Accept a task and return at once; it is PENDING then.
@@ -345,15 +350,20 @@ class TaskEngine:
                 counts from its start.
             on_host_death: ``"kill"`` to end the task when this program dies, ``"detach"`` to let
                 it run on and be taken over (`reattach`); ``None`` for what its policy says.
+            resume: The session of the agent to go on with, or the task that has worked in it, of
+                the same agent.
             options: For the agent's plugin.
 
         Raises:
             EngineClosedError: The engine is not running.
-            InvalidRequestError: What was asked cannot be carried out.
+            InvalidRequestError: What was asked cannot be carried out, as a session that an agent
+                cannot go on with.
             SettingsError: The project's own settings are wrong.
             UnknownAgentError: No plugin drives the agent.
             ProjectBusyError: Another task, of any process, works in the directory, or waits for
                 it, and the request is to be rejected then.
+            SessionBusyError: Another task, of any process, works in the session. (One that waits
+                for its directory fails for that when its turn has come.)
             ResourceError: The system has no descriptors, threads or memory left for it.
 
         Nothing else raises: what goes wrong later is in the task's outcome.
@@ -361,6 +371,7 @@ class TaskEngine:
         Cancellation: leaves no task behind.
         """
         argv = (argv,) if isinstance(argv, str) else tuple(argv)
+        agent, session = session_to_resume(resume, agent)
         request = TaskRequest(
             name=name,
             project_dir=Path(project_dir),
@@ -374,6 +385,7 @@ class TaskEngine:
             policy=policy,
             when_busy=when_busy,
             on_host_death=on_host_death,
+            resume=session,
             options=dict(options or {}),
         )
         return await self.submit(request)
@@ -424,10 +436,8 @@ class TaskEngine:
         settings = self.settings
         assert admission.request is not None
         request, project = await self.plugins.run(
-            functools.partial(self._examine, admission.request), deadline=deadline
+            functools.partial(examine, admission.request, self.plugins, settings), deadline=deadline
         )
-        if request.agent not in self.plugins.agents:
-            raise UnknownAgentError(request.agent, tuple(sorted(self.plugins.agents)))
         number = await self.plugins.ask(
             "ebt_next_task_id", {}, failed=self._hook_failed, check=check_id
         )
@@ -441,20 +451,7 @@ class TaskEngine:
             "agent": request.agent,
             "host_pid": os.getpid(),
         }
-        when_busy = request.when_busy or settings.when_busy
-        entry: ProjectLock | Ticket | Busy | None = None
-        if when_busy != "share":
-            enter = enter_or_queue if when_busy == "queue" else enter_or_refuse
-            entry = await self.plugins.run(
-                functools.partial(enter, request.project_dir, settings.state_dir, holder),
-                deadline=deadline,
-                undo=close_entry,
-            )
-        if isinstance(entry, Busy):
-            raise ProjectBusyError(str(request.project_dir), dict(entry.holder or {}))
-        if admission.abandoned or not self._accepting:
-            close_entry(entry)
-            raise EngineClosedError("the engine was closed meanwhile")
+        entry = await enter_project(request, self.plugins, settings, holder)
         assert self._services is not None
         ref = TaskRef(
             id=number,
@@ -466,18 +463,18 @@ class TaskEngine:
         task = Task(ref=ref, request=request, settings=project, control=self)
         admittance = Admittance(next(self._accepted), entry, self._lines, self._places)
         run = TaskRun(self._services, task, admittance)
+        try:
+            if not isinstance(entry, Ticket):  # else when its turn has come
+                await run.sessions.claim(request.resume)
+            if admission.abandoned or not self._accepting:
+                raise EngineClosedError("the engine was closed meanwhile")
+        except BaseException:
+            admittance.release()
+            await run.sessions.release()
+            raise
         self._runs[number] = run
         admission.run = run
         return run
-
-    def _examine(self, request: TaskRequest) -> tuple[TaskRequest, Settings]:
-        """Check a request and read its project's settings (in a worker thread: disk)."""
-        request = request.validate()
-        project = Settings.load(request.project_dir, tables=self.plugins.tables)
-        if not request.agent:
-            request = replace(request, agent=project.agent).validate()
-        # What the program decided for the engine stays decided.
-        return request, project.pinned(self.settings)
 
     def request_stop(self, task: Task, reason: Reason, *, now: bool) -> bool:
         """Begin to end a task (what `Task.cancel_nowait` calls)."""

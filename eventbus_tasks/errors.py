@@ -12,6 +12,7 @@ The tree::
     ├── HistoryUnavailableError                 earlier events cannot be read
     ├── InputClosedError                        the standard input of a task takes nothing
     ├── RequestClosedError                      a request of an agent cannot be answered (any more)
+    ├── SessionBusyError                        another task works in that session of an agent
     ├── ReattachError                           the task has a host, or cannot be taken over
     ├── OutputUnavailableError                  the bytes are not within reach
     ├── SettingsError (ValueError)              a settings file, variable or argument is wrong
@@ -41,6 +42,7 @@ __all__ = [
     "ReattachError",
     "RequestClosedError",
     "ResourceError",
+    "SessionBusyError",
     "SettingsError",
     "TaskActiveError",
     "TaskNotFoundError",
@@ -83,6 +85,30 @@ class InputClosedError(EventbusTasksError):
 
     def __str__(self) -> str:
         return f"the standard input of the task is not open: {self.why}"
+
+
+class SessionBusyError(EventbusTasksError):
+    """Another task, of any program of this user, works in the session of an agent.
+
+    Attributes:
+        agent: The agent.
+        session_id: The session that was asked for.
+        holder: What is known about the task that works in it (``task``, ``uid``, ``name``,
+            ``project_dir``, ``host_pid``); may be empty.
+    """
+
+    def __init__(self, agent: str, session_id: str, holder: dict[str, Any] | None = None) -> None:
+        super().__init__(agent, session_id, holder)
+        self.agent = agent
+        self.session_id = session_id
+        self.holder: dict[str, Any] = dict(holder or {})
+
+    def __str__(self) -> str:
+        text = f"another task works in the session {self.session_id!r} of {self.agent}"
+        if self.holder:
+            name, number = self.holder.get("name"), self.holder.get("task")
+            text += f": task {number} {name!r} of process {self.holder.get('host_pid')}"
+        return text + "; wait for it, cancel it, or give it its next prompt"
 
 
 class RequestClosedError(EventbusTasksError):

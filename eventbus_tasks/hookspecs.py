@@ -145,8 +145,11 @@ def ebt_engine_stopping(engine: TaskEngine) -> None:
 
 
 @hookspec
-def ebt_register_agents(register: Callable[[str, str], None]) -> None:
-    """Name the agents that your builder drives: ``register(name, description)``.
+def ebt_register_agents(register: Callable[..., None]) -> None:
+    """Name the agents that your builder drives: ``register(name, description, resumes=False)``.
+
+    With ``resumes=True`` requests may ask to go on with a session: ``request.resume``, which is
+    also the option ``resume``. For all others that is refused before a task is accepted.
 
     Called once for each plugin, when it is loaded. A request for an agent that nobody has
     named is refused.

@@ -117,6 +117,7 @@ class PluginHost:
         self._builtins: set[str] = set()
         self._pool = DaemonPool("eventbus-tasks hook")
         self.agents: dict[str, str] = {}
+        self.resuming: set[str] = set()
         self.tables: dict[str, type] = {}
         self.commands: dict[str, CommandContribution] = {}
 
@@ -254,12 +255,15 @@ class PluginHost:
             Exception: Whatever is wrong with a contribution.
         """
         agents: dict[str, str] = {}
+        resuming: set[str] = set()
         tables: dict[str, type] = {}
         commands: dict[str, CommandContribution] = {}
         event_types: list[type[TaskEvent]] = []
 
-        def add_agent(agent: str, description: str) -> None:
+        def add_agent(agent: str, description: str, *, resumes: bool = False) -> None:
             agents[agent] = description
+            if resumes:
+                resuming.add(agent)
 
         def add_table(table: str, declared: type) -> None:
             if table in self.tables:
@@ -285,6 +289,7 @@ class PluginHost:
         for event_type in event_types:
             register_event(event_type)
         self.agents.update(agents)
+        self.resuming.update(resuming)
         self.tables.update(tables)
         self.commands.update(commands)
 

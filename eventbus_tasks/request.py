@@ -81,7 +81,9 @@ class TaskRequest:
         when_busy: What to do when another task works in the directory: ``"reject"``,
             ``"queue"``, ``"share"``, or ``None`` for the setting.
         on_host_death: ``"kill"`` or ``"detach"``; overrides the policy's.
-        options: For the agent's plugin (``model``, ``allowed_tools`` …): JSON data.
+        resume: The session of the agent to go on with; empty for a new one.
+        options: For the agent's plugin (``model``, ``allowed_tools`` …): JSON data. That of
+            an agent which can go on with a session finds it there as ``resume``, too.
     """
 
     name: str
@@ -96,6 +98,7 @@ class TaskRequest:
     policy: TerminationPolicy | None = None
     when_busy: WhenBusy | None = None
     on_host_death: OnHostDeath | None = None
+    resume: str = ""
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def validate(self) -> TaskRequest:
@@ -121,6 +124,7 @@ class TaskRequest:
             raise InvalidRequestError("policy", f"must be a TerminationPolicy, not {self.policy!r}")
         _check_choice("when_busy", self.when_busy, get_args(WhenBusy))
         _check_choice("on_host_death", self.on_host_death, get_args(OnHostDeath))
+        _check_text("resume", self.resume)
         check_argv(self.argv)
         check_env(self.env)
         try:
@@ -148,6 +152,7 @@ class TaskRequest:
             "policy": None if self.policy is None else self.policy.to_dict(),
             "when_busy": self.when_busy,
             "on_host_death": self.on_host_death,
+            "resume": self.resume,
             "options": dict(self.options),
         }
 
@@ -166,6 +171,7 @@ class TaskRequest:
             policy=None if policy is None else TerminationPolicy.from_dict(policy),
             when_busy=data.get("when_busy"),
             on_host_death=data.get("on_host_death"),
+            resume=data.get("resume", ""),
             options=dict(data.get("options", {})),
         )
 
@@ -186,7 +192,10 @@ class Command:
             is the output, echoes and ``\\r\\n`` included; ``TERM`` is set unless `env` has it.
         pty_size: Columns and lines of that terminal; `Task.resize` changes them.
         stderr: ``"merge"`` into standard output, or ``"separate"``.
-        interpreter: Understands the output; one new object for each task.
+        interpreter: Understands the output; one new object for each task. That of an agent that is
+            talked to is a `ConversationInterpreter`.
+        session_id: The session of the agent in which the command works, where that is known before
+            it runs.
     """
 
     argv: tuple[str, ...]
@@ -197,6 +206,7 @@ class Command:
     pty_size: tuple[int, int] = (80, 24)
     stderr: StderrMode = "merge"
     interpreter: OutputInterpreter | None = None
+    session_id: str = ""
 
     def validate(self) -> None:
         """Refuse what no kernel can execute.

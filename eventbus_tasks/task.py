@@ -72,6 +72,7 @@ class Task:
         self._control = control
         self._life = LifeState()
         self._input = TaskInput()
+        self._session_id = ""
         self._dialogue: Dialogue | None = None  # with an agent that is talked to
         self._outcome: Outcome | None = None
         self._return_code: int | None = None
@@ -108,6 +109,14 @@ class Task:
     def project_dir(self) -> Path:
         """The absolute project directory."""
         return self.request.project_dir
+
+    @property
+    def session_id(self) -> str:
+        """The session of its agent in which it works, as far as that is known; may be empty.
+
+        ``spawn_task(…, resume=task)`` goes on with it.
+        """
+        return self._session_id or self.request.resume
 
     @property
     def status(self) -> TaskStatus:

@@ -134,6 +134,7 @@ class _Host:
                     argv=options.argv,
                     timeout=options.timeout,
                     when_busy=options.when_busy,
+                    resume=options.resume,
                     on_host_death="detach",
                     options=options.options,
                 )

@@ -70,6 +70,7 @@ class RunOptions:
         argv: The command, or nothing.
         timeout: Seconds it may run.
         when_busy: What to do while another task works in the directory; ``None`` for the setting.
+        resume: The session to go on with, or ``None``.
         options: For the agent's plugin.
         json: Write events.
         raw: Write the agent's output as it is.
@@ -84,6 +85,7 @@ class RunOptions:
     argv: tuple[str, ...]
     timeout: float | None
     when_busy: WhenBusy | None
+    resume: str | None
     options: Mapping[str, Any]
     json: bool
     raw: bool
@@ -210,6 +212,7 @@ def _read_options(arguments: argparse.Namespace) -> RunOptions:
         argv=argv,
         timeout=arguments.timeout,
         when_busy=arguments.when_busy,
+        resume=arguments.resume,
         options=_options(arguments, argv, error),
         json=arguments.json,
         raw=arguments.raw,
@@ -227,7 +230,6 @@ def _options(
             error("a command has no session to be resumed")
         if "resume" in options:
             error("the session is given twice: --resume and --option resume=…")
-        options["resume"] = arguments.resume
     return options
 
 

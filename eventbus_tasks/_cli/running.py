@@ -115,6 +115,7 @@ class _Run:
                         argv=options.argv,
                         timeout=options.timeout,
                         when_busy=options.when_busy,
+                        resume=options.resume,
                         options=options.options,
                     )
                     view = self._make_view(outlet, task)

@@ -19,7 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["Busy", "Door", "ProjectLock", "private_directory"]
+__all__ = [
+    "Busy",
+    "Door",
+    "ProjectLock",
+    "private_directory",
+    "read_holder",
+    "write_holder",
+]
 
 _REFUSED: Final = frozenset(
     (errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF, errno.ENOSYS)
@@ -140,12 +147,12 @@ class Door:
         self._descriptor = -1
         # Only a hint for people: a full disk must not keep a task from starting.
         with contextlib.suppress(OSError, TypeError, ValueError):
-            _write_holder(self._holder_file, holder)
+            write_holder(self._holder_file, holder)
         return lock
 
     def holder(self) -> Mapping[str, Any] | None:
         """Return what the holder wrote about itself, if that can be read."""
-        return _read_holder(self._holder_file)
+        return read_holder(self._holder_file)
 
     @property
     def _holder_file(self) -> Path:
@@ -201,7 +208,12 @@ def _open_lock_file(state_dir: Path, key: str) -> int:
     return os.open(directory / f"{key}.lock", flags, 0o600)
 
 
-def _write_holder(path: Path, holder: Mapping[str, Any]) -> None:
+def write_holder(path: Path, holder: Mapping[str, Any]) -> None:
+    """Write down who holds something, whole or not at all.
+
+    Raises:
+        OSError: It cannot be written.
+    """
     private_directory(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -214,7 +226,8 @@ def _write_holder(path: Path, holder: Mapping[str, Any]) -> None:
         raise
 
 
-def _read_holder(path: Path) -> Mapping[str, Any] | None:
+def read_holder(path: Path) -> Mapping[str, Any] | None:
+    """Return what a holder has written down, or ``None`` if that cannot be read."""
     try:
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         with open(os.open(path, flags), "rb") as file:

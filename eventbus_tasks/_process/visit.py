@@ -33,6 +33,7 @@ __all__ = [
     "Place",
     "attach",
     "find_all",
+    "has_guardian",
     "make_place",
     "open_logs",
     "request_stop",
@@ -215,6 +216,13 @@ def _collect(
 
 def _unknown(path: str) -> dict[str, Any]:
     return {"uid": Path(path).name.removesuffix(_SUFFIX)}
+
+
+def has_guardian(state_dir: Path, uid: str) -> bool:
+    """Return whether a task has a guardian that lives, whatever has become of its host."""
+    if "/" in uid:
+        return False
+    return any(_listens(str(directory / (uid + _SUFFIX))) for directory in directories(state_dir))
 
 
 def _listens(path: str) -> bool:

@@ -180,7 +180,7 @@ class Interpreter:
 
 @hookimpl
 def ebt_register_agents(register):
-    register("parrot", "repeats what it is told")
+    register("parrot", "repeats what it is told", resumes=True)
     register("plain", "writes plain text")
 
 @hookimpl
@@ -289,7 +289,7 @@ def test_options_reach_the_plugin(ebt: Any, make_plugin: Any) -> None:
 
 
 def test_resume_is_an_option(ebt: Any, make_plugin: Any) -> None:
-    """--resume SESSION is the option `resume` of the agent's plugin; a command has none."""
+    """--resume SESSION is the option `resume` of a plugin that can; who cannot, is refused."""
     script = """printf '%s' "$OPTIONS" > options\n""" + ANSWER
     environ = make_plugin("parrot", AGENT)
     assert ebt("run", "-a", "parrot", "--resume", "s-1", script, environ=environ).wait()[0] == 0
@@ -299,6 +299,9 @@ def test_resume_is_an_option(ebt: Any, make_plugin: Any) -> None:
     code, errors = ebt("run", "--resume", "s-1", "--", "true").wait()
     assert code == 2
     assert "no session" in errors
+    code, errors = ebt("run", "-a", "plain", "--resume", "s-1", "hello", environ=environ).wait()
+    assert code == 2
+    assert "'plain' cannot go on with a session" in errors
 
 
 def test_raw_is_the_output_of_the_agent(ebt: Any, make_plugin: Any) -> None:

@@ -56,6 +56,7 @@ LAYERS: Final[tuple[frozenset[str], ...]] = (
         }
     ),
     frozenset({"_answers", "_services", "_turns", "running"}),
+    frozenset({"_sessions"}),
     frozenset({"_runner"}),
     frozenset({"_admission", "_adoption"}),
     frozenset({"engine"}),
@@ -76,7 +77,18 @@ BESIDE: Final[dict[str, frozenset[str]]] = {
 # Who may import from beside the layers.
 USERS: Final[dict[str, frozenset[str]]] = {
     "_process": frozenset(
-        {"_adoption", "_answers", "_runner", "_turns", "doctor", "engine", "running", "testing"}
+        {
+            "_admission",
+            "_adoption",
+            "_answers",
+            "_runner",
+            "_sessions",
+            "_turns",
+            "doctor",
+            "engine",
+            "running",
+            "testing",
+        }
     ),
     "_cli": frozenset({"__main__"}),
 }

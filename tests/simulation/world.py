@@ -204,6 +204,7 @@ class SimulatedRun(TaskRun):
             retain=_nothing,
         )
         self._history = SimpleNamespace(add=_nothing)  # type: ignore[assignment]
+        self.sessions = SimpleNamespace(release=_nothing_at_once)  # type: ignore[assignment]
         self._admittance = SimpleNamespace(interrupt=_nothing)  # type: ignore[assignment]
         self._seq = 0
         self._persist_error = None
@@ -260,6 +261,9 @@ class SimulatedRun(TaskRun):
             assert self.task._outcome is not None
             return self.task._outcome
         raise AssertionError("the end of a task waits for something")
+
+
+async def _nothing_at_once() -> None: ...
 
 
 async def _run_at_once(function: Callable[[], Any], **_: Any) -> Any:

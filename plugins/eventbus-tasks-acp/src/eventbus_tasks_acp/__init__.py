@@ -56,17 +56,19 @@ def _is_ours(task: Task) -> bool:
 
 
 @hookimpl
-def ebt_register_agents(register: Callable[[str, str], None]) -> None:
+def ebt_register_agents(register: Callable[..., None]) -> None:
     """Name ``acp``, the agents that are known, and those of the user's settings."""
-    register(AGENT, "any program that speaks the Agent Client Protocol (option: command)")
+    words = "any program that speaks the Agent Client Protocol (option: command)"
+    register(AGENT, words, resumes=True)
     # The plugin is asked for its agents once, before anybody has settings to give it.
     named = Settings.load(tables={AGENT: AcpSettings}).table(AcpSettings).agents
     for name, agent in KNOWN.items():
         if name not in named:
-            register(name, agent.description)
+            register(name, agent.description, resumes=True)
     for name, table in named.items():
         said = table.get("description") if isinstance(table, dict) else ""
-        register(name, said if isinstance(said, str) and said else "an agent of your settings")
+        words = said if isinstance(said, str) and said else "an agent of your settings"
+        register(name, words, resumes=True)
 
 
 @hookimpl

@@ -46,9 +46,9 @@ POLICY: Final = TerminationPolicy(
 
 
 @hookimpl
-def ebt_register_agents(register: Callable[[str, str], None]) -> None:
+def ebt_register_agents(register: Callable[..., None]) -> None:
     """Name the agent ``claude``."""
-    register(AGENT, "Claude Code, headless")
+    register(AGENT, "Claude Code, headless", resumes=True)
 
 
 @hookimpl

@@ -51,6 +51,7 @@ def build_command(task: Task) -> Command:
         capture="file",
         stderr="separate",
         interpreter=ClaudeInterpreter(resumed=options.resumes, prompt=request.prompt),
+        session_id=options.session_id or options.resume or "",
     )
 
 

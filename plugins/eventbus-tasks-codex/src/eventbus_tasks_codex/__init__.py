@@ -46,9 +46,9 @@ POLICY: Final = TerminationPolicy(
 
 
 @hookimpl
-def ebt_register_agents(register: Callable[[str, str], None]) -> None:
+def ebt_register_agents(register: Callable[..., None]) -> None:
     """Name the agent ``codex``."""
-    register(AGENT, "OpenAI Codex, headless")
+    register(AGENT, "OpenAI Codex, headless", resumes=True)
 
 
 @hookimpl

@@ -45,9 +45,9 @@ POLICY: Final = TerminationPolicy(
 
 
 @hookimpl
-def ebt_register_agents(register: Callable[[str, str], None]) -> None:
+def ebt_register_agents(register: Callable[..., None]) -> None:
     """Name the agent ``gemini``."""
-    register(AGENT, "Gemini CLI, headless")
+    register(AGENT, "Gemini CLI, headless", resumes=True)
 
 
 @hookimpl
