@@ -98,9 +98,9 @@ def _sweep(wanted: tuple[str, ...], *, shown: bool) -> tuple[Leftover, ...]:
 
 
 def _show(finding: Finding) -> None:
-    _print(f"{finding.state:<6}{finding.subject:<16}{finding.text}")
+    _print(f"{finding.state:<5} {finding.subject:<19} {finding.text}")
     if finding.advice:
-        _print(f"{'':<22}-> {finding.advice}")
+        _print(f"{'':<25} -> {finding.advice}")
 
 
 def _print(text: str) -> None:
