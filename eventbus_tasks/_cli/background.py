@@ -132,6 +132,7 @@ class _Host:
                     options.directory,
                     agent=options.agent,
                     argv=options.argv,
+                    pty_size=options.pty_size,
                     timeout=options.timeout,
                     when_busy=options.when_busy,
                     resume=options.resume,

@@ -34,6 +34,11 @@ output:
   output is passed on byte for byte, as it comes, and of an agent you get what it says.
   Standard error of a command is part of its output. Its standard input is empty.
 
+at a terminal:
+  --pty gives a command a terminal of its own, for programs that work differently without; nobody
+  types there. -i hands your terminal over to it: keys, Ctrl-C included, go to the command, and
+  what it shows is shown as it is. Ctrl-] three times within a second stops it all the same.
+
 in the background:
   --detach returns once the task runs, or waits for its turn, and prints its number; --json: an
   object. A process in a session of its own stays with it and tells its end; should that be killed,
@@ -47,6 +52,7 @@ examples:
   ebt run --agent codex --resume SESSION "and now the tests"
   ebt run -- make -j4 test
   ebt run --queue -- make test
+  ebt run -i -- python3
   id=$(ebt run --detach -- make test); ebt logs -f $id; ebt wait $id; ebt cancel $id
   ebt run --timeout 600 --name train -- python train.py --epochs 5
   ebt run --json -- make | jq -r 'select(.event == "output.line") | .text'
@@ -75,6 +81,8 @@ class RunOptions:
         json: Write events.
         raw: Write the agent's output as it is.
         detach: Leave it to a background process and return once it runs.
+        pty_size: Columns and lines, for a command that gets a terminal of its own.
+        interactive: Hand the local terminal over to it.
         backend: The event loop: ``"asyncio"`` or ``"trio"``.
     """
 
@@ -90,6 +98,8 @@ class RunOptions:
     json: bool
     raw: bool
     detach: bool
+    pty_size: tuple[int, int] | None
+    interactive: bool
     backend: str
 
 
@@ -160,6 +170,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="run it in the background: print its number, and leave the terminal to you",
     )
+    terminal = parser.add_mutually_exclusive_group()
+    terminal.add_argument("--pty", action="store_true", help="give a command a terminal of its own")
+    terminal.add_argument(
+        "-i",
+        "--interactive",
+        action="store_true",
+        help="hand your terminal over to a command (keys and Ctrl-C go to it)",
+    )
     parser.add_argument(
         "--backend", choices=("asyncio", "trio"), default="asyncio", help="the event loop to use"
     )
@@ -199,6 +217,14 @@ def _read_options(arguments: argparse.Namespace) -> RunOptions:
         prompt = _read_prompt(words[0] if words else None, error)
     if arguments.detach and arguments.raw:
         error("--detach shows no output that could be raw: ebt logs -f --raw TASK")
+    at_terminal = arguments.pty or arguments.interactive
+    if at_terminal and not argv:
+        error("--pty and -i are for commands: put one behind --")
+    if arguments.interactive:
+        if arguments.json or arguments.detach:
+            error("-i hands the terminal over: it cannot go with --json or --detach")
+        if not (os.isatty(0) and os.isatty(1)):
+            error("-i needs a terminal; for a command that wants to see one: --pty")
     if arguments.backend == "trio":
         from importlib.util import find_spec
 
@@ -217,8 +243,16 @@ def _read_options(arguments: argparse.Namespace) -> RunOptions:
         json=arguments.json,
         raw=arguments.raw,
         detach=arguments.detach,
+        pty_size=_window_size() if at_terminal else None,
+        interactive=arguments.interactive,
         backend=arguments.backend,
     )
+
+
+def _window_size() -> tuple[int, int]:
+    from eventbus_tasks._cli.keyboard import window_size
+
+    return window_size() or (80, 24)
 
 
 def _options(

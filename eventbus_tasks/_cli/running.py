@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -21,9 +22,11 @@ from eventbus_tasks import (
     TaskEngine,
     TaskEvent,
     TaskQueued,
+    TaskStarted,
     TaskStatus,
 )
 from eventbus_tasks._cli.exits import OUTPUT_CLOSED, OUTPUT_ERROR, code_of_outcome
+from eventbus_tasks._cli.keyboard import Keyboard
 from eventbus_tasks._cli.messages import say
 from eventbus_tasks._cli.outlet import Outlet, OutletError
 from eventbus_tasks._cli.views import AgentView, CommandView, JsonView, View
@@ -67,6 +70,7 @@ class _Run:
         self._signals: list[int] = []
         self._output_error: OSError | None = None
         self._task: Task | None = None
+        self._keyboard: Keyboard | None = None
         self._outcome: Outcome | None = None
 
     async def main(self) -> None:
@@ -113,18 +117,22 @@ class _Run:
                         options.directory,
                         agent=options.agent,
                         argv=options.argv,
+                        stdin="open" if options.interactive else None,
+                        pty_size=options.pty_size,
                         timeout=options.timeout,
                         when_busy=options.when_busy,
                         resume=options.resume,
                         options=options.options,
                     )
                     view = self._make_view(outlet, task)
-                    with self._showing:
-                        try:
-                            await self._show(stream, view, task)
-                            await outlet.flush()
-                        except OutletError:
-                            pass  # whoever watches the outlet deals with it
+                    at_keyboard = Keyboard(task) if options.interactive else nullcontext()
+                    async with at_keyboard as self._keyboard:
+                        with self._showing:
+                            try:
+                                await self._show(stream, view, task)
+                                await outlet.flush()
+                            except OutletError:
+                                pass  # whoever watches the outlet deals with it
                     self._outcome = await task.wait()
                     self._report(task, self._outcome)
 
@@ -137,11 +145,14 @@ class _Run:
         if self._options.json:
             return JsonView(outlet)
         if task.agent == "command" or self._options.raw:
-            return CommandView(outlet, terminal=self._terminal)
+            exactly = self._options.interactive or not self._terminal
+            return CommandView(outlet, terminal=not exactly)
         return AgentView(outlet, terminal=self._terminal)
 
     async def _show(self, stream: EventStream[TaskEvent], view: View, task: Task) -> None:
         async for event in stream:
+            if isinstance(event, TaskStarted) and self._keyboard is not None:
+                self._keyboard.begin()
             try:
                 await view.show(event)
             except OutputUnavailableError as error:
