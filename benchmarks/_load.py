@@ -9,8 +9,9 @@ from typing import Any, Final
 PYTHON: Final = [sys.executable, "-I", "-S", "-c"]
 
 _PRODUCER: Final = """\
-import os, sys
-size, total = map(int, sys.argv[1:])
+import os, sys, time
+size, total = map(int, sys.argv[1:3])
+began = time.monotonic()
 line = bytes(97 + i % 26 for i in range(size - 1)) + b"\\n"
 block = line * max(1, 262144 // size)
 while total > 0:
@@ -18,6 +19,9 @@ while total > 0:
     total -= len(part)
     while part:
         part = part[os.write(1, part):]
+if sys.argv[3:]:
+    with open(sys.argv[3], "w") as file:
+        file.write(str(time.monotonic() - began))
 """
 
 _TICKER: Final = """\
@@ -32,9 +36,15 @@ while (now := time.monotonic()) < began + seconds:
 """
 
 
-def producer(size: int, total: int) -> list[str]:
-    """Return a command that writes `total` bytes in lines of `size` bytes, as fast as it can."""
-    return [*PYTHON, _PRODUCER, str(size), str(total // size * size)]
+def producer(size: int, total: int, seconds: str = "") -> list[str]:
+    """Return a command that writes `total` bytes in lines of `size` bytes, as fast as it can.
+
+    Args:
+        size: Of each line.
+        total: Of all of them.
+        seconds: A file, into which it writes how long it took.
+    """
+    return [*PYTHON, _PRODUCER, str(size), str(total // size * size), *([seconds] * bool(seconds))]
 
 
 def ticker(rate: float, seconds: float) -> list[str]:

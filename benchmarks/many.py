@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import resource
 import signal
+import subprocess
+import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,8 +21,6 @@ from benchmarks._table import Column, Numbers, Table, Variant
 
 if TYPE_CHECKING:
     from eventbus_tasks import Task
-
-_TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
 def _own_cpu() -> float:
@@ -31,9 +33,9 @@ def _guardians_cpu() -> float:
     total = 0
     for warden in children(os.getpid()):
         for guardian in children(warden):
-            fields = Path(f"/proc/{guardian}/stat").read_text().rpartition(")")[2].split()
-            total += int(fields[11]) + int(fields[12])
-    return total / _TICKS
+            # In nanoseconds; the numbers in `stat` are hundredths of a second for each of them.
+            total += int(Path(f"/proc/{guardian}/schedstat").read_text().split()[0])
+    return total / 1e9
 
 
 def _quantile(values: list[float], share: float) -> float:
@@ -118,22 +120,93 @@ async def _heartbeat(delays: list[float], still: Callable[[], bool]) -> None:
         delays.append(time.monotonic() - due)
 
 
+_IDLE: Final = """\
+import asyncio, json, sys, threading, time
+delays = []
+async def main():
+    print(flush=True)
+    while gate.is_alive():
+        due = time.monotonic() + 0.002
+        await asyncio.sleep(0.002)
+        delays.append(time.monotonic() - due)
+gate = threading.Thread(target=sys.stdin.read)
+gate.start()
+asyncio.run(main())
+print(json.dumps(sorted(delays)))
+"""
+
+
+@contextlib.contextmanager
+def _idle_loop_beside(numbers: Numbers) -> Iterator[None]:
+    """Let a process that does nothing measure, too, how long its loop lags meanwhile."""
+    with subprocess.Popen(
+        [*PYTHON, _IDLE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield
+        process.stdin.close()
+        delays: list[float] = json.loads(process.stdout.read())
+    numbers["idle p99"] = _quantile(delays, 0.99) * 1e3
+
+
+class _Steps:
+    """The CPU time of every step of the running loop: what nothing else can be blamed for."""
+
+    def __init__(self) -> None:
+        self.longest = 0.0
+        self._began = time.thread_time()
+
+    def before_task_step(self, task: object) -> None:
+        self._began = time.thread_time()
+
+    def after_task_step(self, task: object) -> None:
+        self.longest = max(self.longest, time.thread_time() - self._began)
+
+    @contextlib.contextmanager
+    def watch(self) -> Iterator[None]:
+        """Watch the loop in which this is called; as an instrument of trio, or within asyncio."""
+        if (trio := sys.modules.get("trio")) is not None:
+            trio.lowlevel.add_instrument(self)
+            yield
+            trio.lowlevel.remove_instrument(self)
+            return
+        from asyncio import Handle
+
+        original = Handle.__dict__["_run"]
+
+        def run(handle: Handle) -> None:
+            self.before_task_step(handle)
+            original(handle)
+            self.after_task_step(handle)
+
+        setattr(Handle, "_run", run)  # noqa: B010 - it is private, for type checkers too
+        yield
+        setattr(Handle, "_run", original)  # noqa: B010
+
+
 async def _lag_while(work: Callable[[], Awaitable[Any]]) -> Numbers:
     import anyio
 
     delays: list[float] = []
     busy = [True]
-    async with anyio.create_task_group() as group:
-        group.start_soon(_heartbeat, delays, lambda: busy[0])
-        began = time.monotonic()
-        await work()
-        took = time.monotonic() - began
-        busy[0] = False
+    beside: Numbers = {}
+    steps = _Steps()
+    with _idle_loop_beside(beside), steps.watch():
+        async with anyio.create_task_group() as group:
+            group.start_soon(_heartbeat, delays, lambda: busy[0])
+            began = time.monotonic()
+            await work()
+            took = time.monotonic() - began
+            busy[0] = False
     return {
         "p50": _quantile(delays, 0.5) * 1e3,
         "p99": _quantile(delays, 0.99) * 1e3,
         "most": max(delays) * 1e3,
+        "step": steps.longest * 1e3,
         "seconds": took,
+        **beside,
     }
 
 
@@ -153,9 +226,21 @@ def measure_flood_origin(tasks: int, total: int) -> Numbers:
     return asyncio.run(main())
 
 
-def measure_flood(tasks: int, total: int, *, backend: str = "asyncio") -> Numbers:
-    """Measure the lag of a loop that follows floods, with a batch receiver for each."""
+def measure_flood(
+    tasks: int, total: int, *, backend: str = "asyncio", alone: bool = False
+) -> Numbers:
+    """Measure the lag of a loop that follows floods, with a batch receiver for each.
+
+    Args:
+        tasks: How many.
+        total: Bytes that each writes.
+        backend: Of the loop.
+        alone: Give the host a processor of its own, and all tasks the others.
+    """
     import anyio
+
+    processors = os.sched_getaffinity(0)
+    own = {min(processors)}
 
     async def main() -> Numbers:
         async with engine() as running:
@@ -174,15 +259,18 @@ def measure_flood(tasks: int, total: int, *, backend: str = "asyncio") -> Number
                 task = await running.spawn_task("flood", argv=argv, project_dir=place)
                 running.signals.output_received.connect(receive, task=task.ref)
                 made.append(task)
+                if alone and len(made) == 1:  # the warden runs: what it starts will run there too
+                    os.sched_setaffinity(0, own)
             return await _lag_while(work)
 
+    if alone and processors > own:
+        os.sched_setaffinity(0, processors - own)
     return anyio.run(main, backend=backend)
 
 
 def measure_idle_loop(seconds: float, tasks: int) -> Numbers:
     """Measure what the machine alone adds: programs that only compute, and an idle loop."""
     import asyncio
-    import subprocess
 
     async def main() -> Numbers:
         argv = [*PYTHON, "while True: pass"]
@@ -334,6 +422,8 @@ def tables(quick: bool) -> list[Table]:
         Column(key="p50", title="lag p50, ms", digits=2),
         Column(key="p99", title="lag p99, ms", digits=2),
         Column(key="most", title="longest lag, ms", digits=1),
+        Column(key="idle p99", title="p99 of an idle process beside it, ms", digits=2),
+        Column(key="step", title="longest step, ms of CPU time", digits=2),
         Column(key="seconds", title="seconds in all", digits=2),
     ]
     return [
@@ -349,6 +439,10 @@ def tables(quick: bool) -> list[Table]:
                         arguments={"tasks": 32, "total": total}),
                 Variant(label="engine, trio", function=measure_flood,
                         arguments={"tasks": 32, "total": total, "backend": "trio"}),
+                Variant(label="engine, asyncio, a processor of its own", function=measure_flood,
+                        arguments={"tasks": 32, "total": total, "alone": True}),
+                Variant(label="engine, trio, a processor of its own", function=measure_flood,
+                        arguments={"tasks": 32, "total": total, "backend": "trio", "alone": True}),
             ],
             columns=lag_columns,
             rounds=3,

@@ -20,16 +20,22 @@ class _Watch:
     def __init__(self) -> None:
         self._began = time.perf_counter()
         self._cpu = self._own()
+        self._handed_out: float | None = None
 
     @staticmethod
     def _own() -> float:
         usage = resource.getrusage(resource.RUSAGE_SELF)
         return usage.ru_utime + usage.ru_stime
 
+    def handed_out(self) -> None:
+        """Say that whoever receives has had everything; what follows is the end only."""
+        self._handed_out = time.perf_counter() - self._began
+
     def numbers(self, size: int, total: int) -> Numbers:
         took = time.perf_counter() - self._began
         lines = total // size
         return {
+            "handed out": lines / (self._handed_out or took) / 1e6,
             "mlines": lines / took / 1e6,
             "mbytes": lines * size / took / 1e6,
             "cpu": (self._own() - self._cpu) / lines * 1e9,
@@ -49,8 +55,12 @@ def measure_raw(size: int, total: int) -> Numbers:
 
 
 def measure_shell(size: int, total: int, *, way: str) -> Numbers:
-    """Let a shell do it: ``cat`` into a file, or a file that is counted afterwards."""
-    script = {"cat": '"$@" | cat > file', "wc": '"$@" > file; wc -l file'}[way]
+    """Let a shell do it: ``cat`` into a file, or a file that is counted, or durable, afterwards."""
+    script = {
+        "cat": '"$@" | cat > file',
+        "wc": '"$@" > file; wc -l file',
+        "sync": '"$@" > file; sync file',
+    }[way]
     watch = _Watch()
     subprocess.run(
         ["sh", "-c", script, "sh", *producer(size, total)], stdout=subprocess.DEVNULL, check=True
@@ -129,6 +139,9 @@ def measure_engine(
             argv = producer(size, total)
             watch = _Watch()
             task = await running.spawn_task("flood", argv=argv, project_dir=".")
+            while task.output.size() < total // size * size:  # noqa: ASYNC110
+                await anyio.sleep(0.002)
+            watch.handed_out()
             outcome = await task.wait()
             numbers = watch.numbers(size, total)
             assert outcome.reason.value == "exited", outcome
@@ -140,11 +153,15 @@ def measure_engine(
 
 
 _ORIGIN: Final = "origin, 1 callback"
+_COUNTED: Final = "producer > file; wc -l file"
 _COLUMNS: Final = (
-    Column(key="mlines", title="M lines/s", digits=2),
+    Column(key="handed out", title="M lines/s, all handed out", digits=2),
+    Column(key="handed out", title="/ origin", ratio_to=_ORIGIN),
+    Column(key="mlines", title="M lines/s, end told", digits=2),
+    Column(key="mlines", title="/ origin", ratio_to=_ORIGIN),
+    Column(key="mlines", title="/ origin without callback", ratio_to="origin, 0 callbacks"),
     Column(key="mbytes", title="MB/s", digits=0),
-    Column(key="mlines", title="rate / origin", ratio_to=_ORIGIN),
-    Column(key="mlines", title="rate / origin without callback", ratio_to="origin, 0 callbacks"),
+    Column(key="mbytes", title="/ file; wc", ratio_to=_COUNTED, digits=2),
     Column(key="cpu", title="host CPU, ns/line", digits=0),
     Column(key="cpu", title="CPU gain on origin", ratio_to=_ORIGIN, inverse=True),
 )
@@ -167,8 +184,10 @@ def _rows(size: int, scale: float, *, full: bool) -> list[Variant]:
                 arguments=amount(1000)),
         Variant(label="cat > file", function=measure_shell, baseline=True,
                 arguments={**amount(1000), "way": "cat"}),
-        Variant(label="producer > file; wc -l file", function=measure_shell, baseline=True,
+        Variant(label=_COUNTED, function=measure_shell, baseline=True,
                 arguments={**amount(1000), "way": "wc"}),
+        Variant(label="producer > file; sync file", function=measure_shell, baseline=True,
+                arguments={**amount(1000), "way": "sync"}),
         ours("no receiver", 1000),
         ours("1 receiver of .data", 1000, kind="data", receivers=1),
         ours("1 receiver of .lines", 400, kind="lines", receivers=1),
@@ -189,14 +208,8 @@ def _rows(size: int, scale: float, *, full: bool) -> list[Variant]:
             ours("10 receivers of .data", 400, kind="data", receivers=10),
             ours("10 receivers of .lines", 100, kind="lines", receivers=10),
             ours("10 receivers of OutputLine", 40 * slow, kind="line", receivers=10),
-
-            ours("no receiver, disk plugin", 1000, disk=True),
-            ours("1 receiver of .data, disk plugin", 1000, kind="data", receivers=1, disk=True),
-            ours("1 receiver of .lines, disk plugin", 400, kind="lines", receivers=1, disk=True),
-            ours("1 receiver of OutputLine, disk plugin", 100 * slow, kind="line", receivers=1,
-                 disk=True),
-        ]  # fmt: skip
-    loops: dict[str, dict[str, Any]] = {"trio": {"backend": "trio"}}
+        ]
+    loops: dict[str, dict[str, Any]] = {"disk plugin": {"disk": True}, "trio": {"backend": "trio"}}
     if full:
         loops["uvloop"] = {"uvloop": True}
     kinds = {"data": 1000, "lines": 400, "line": 100 * slow}
