@@ -146,7 +146,9 @@ class AdoptedRun(TaskRun):
         self._output.attach()
         self._output.replays = True
         task._input.shut("it ended with the host that had started the task")
-        self._link = GuardianLink.attached(attached.control, attached.bell, attached.spec.argv)
+        self._link = GuardianLink.attached(
+            attached.control, attached.bell, attached.spec.argv, attached.pipes
+        )
         if attached.spec.capture == "pty":
             task._input.resize = self._link.resize
         task._step(Input.LAUNCH)

@@ -99,6 +99,14 @@ class OutputFollower:
         """Bytes of each stream that were handed out."""
         return {cursor.stream: cursor.position for cursor in self._cursors}
 
+    def logs(self) -> dict[str, tuple[int, int]]:
+        """Return the log of each stream, and up to where it is known what was written."""
+        return {
+            cursor.stream: (cursor.descriptor, cursor.known)
+            for cursor in self._cursors
+            if cursor.descriptor is not None
+        }
+
     async def follow(
         self, pump: OutputPump, descriptor: int, turn: Callable[[], Turn], run: Run
     ) -> None:

@@ -37,6 +37,7 @@ from eventbus_tasks._history import LIMIT, History, Replay
 from eventbus_tasks._native import absorb, endure, redeliver, undisturbed
 from eventbus_tasks._process import wire
 from eventbus_tasks._process.marker import sweep_marked
+from eventbus_tasks._process.rescue import rescue
 from eventbus_tasks._pump import Turn
 from eventbus_tasks._services import Services
 from eventbus_tasks._sessions import SessionKeeper
@@ -99,6 +100,7 @@ class TaskRun:
         self._warden_lost = False
         self._orphaned = False  # nobody was left to end the family
         self._leader: tuple[int, int] | None = None  # its number and start time
+        self._over = False  # the guardian has said everything
         self._complete = False  # the guardian is gone: the log has its final size
         self._facts = Facts()
         self._survivors: tuple[Survivor, ...] = ()
@@ -356,10 +358,21 @@ class TaskRun:
     async def _follow_messages(self) -> None:
         link = self._link
         assert link is not None
-        while not self._complete:
+        while not self._over:
             await link.wait_readable()
             self._take_messages()
+        if self._facts.guardian_lost and link.pipes:
+            await self._rescue(link)
+        self._complete = True
         self._wake_follower()
+
+    async def _rescue(self, link: GuardianLink) -> None:
+        """Save what the guardian, when it was killed, had not moved to the log yet."""
+        # Without a warden of ours, nobody says when the family is gone.
+        patience = self._policy.kill_wait if self._warden_lost else 0.0
+        work = functools.partial(rescue, tuple(link.pipes), self._output.logs(), patience)
+        for lost in await self._persist("output", work, patience=patience) or ():
+            self._take(lost)
 
     def _wake_follower(self) -> None:
         if self._link is not None:
@@ -428,9 +441,9 @@ class TaskRun:
             case wire.Unswept():
                 # They keep the project for as long as they live; the task's own story ends here.
                 self._survivors = name_survivors(message.survivors)
-                self._complete = True
+                self._over = True
             case wire.Released():
-                self._complete = True
+                self._over = True
 
     def _take_loss(self) -> None:
         """The guardian has gone without a last word."""
@@ -458,7 +471,7 @@ class TaskRun:
         if message.survivors:
             # They keep the guardian, and the project, for as long as they live; the task's own
             # story ends here.
-            self._complete = True
+            self._over = True
 
     async def _follow_output(self) -> None:
         assert self._link is not None
@@ -487,17 +500,14 @@ class TaskRun:
         if self._link is None:
             return
         self._link.stop(Reason.CANCELLED.value, now=True)
-        while not self._complete:
+        while not self._over:
             await endure(self._link.wait_readable)
             self._take_messages()
 
     def _release_place(self) -> None:
         place, self._place = self._place, None
         if place is not None:
-            if self._link is None:
-                place.remove()
-            else:
-                place.close()
+            place.let_go(has_guardian=self._link is not None)
 
     def _release(self) -> None:
         self._admittance.release()
@@ -549,29 +559,24 @@ class TaskRun:
     async def _finish_journal(self, outcome: Outcome) -> Outcome:
         if self._journal is None:
             return outcome
-        try:
-            await self._services.plugins.run(
-                functools.partial(self._journal.finish, outcome),
-                deadline=self._services.settings.journal_deadline,
-                endures=True,
-            )
-        except Exception as error:
-            self._failed_to_persist(f"journal: {type(error).__name__}: {error}")
+        await self._persist("journal", functools.partial(self._journal.finish, outcome))
         return replace(outcome, persist_error=self._persist_error)
+
+    async def _persist(self, what: str, work: Callable[[], Any], *, patience: float = 0.0) -> Any:
+        """Do what may take a while; a failure becomes part of the outcome."""
+        deadline = self._services.settings.journal_deadline + patience
+        try:
+            return await self._services.plugins.run(work, deadline=deadline, endures=True)
+        except Exception as error:
+            self._failed_to_persist(f"{what}: {type(error).__name__}: {error}")
+            return None
 
     async def _record_end(self, outcome: Outcome) -> events.TaskEnded:
         """Make the terminal event, and have it durable before anybody is told."""
         terminal = terminal_event(outcome)
         self._record(terminal)
         if isinstance(self._journal, DurableJournal):
-            try:
-                await self._services.plugins.run(
-                    self._journal.sync,
-                    deadline=self._services.settings.journal_deadline,
-                    endures=True,
-                )
-            except Exception as error:
-                self._failed_to_persist(f"journal: {type(error).__name__}: {error}")
+            await self._persist("journal", self._journal.sync)
         if outcome.persist_error != self._persist_error:
             outcome = replace(outcome, persist_error=self._persist_error)
             terminal = replace(terminal, outcome=outcome)

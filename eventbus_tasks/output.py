@@ -340,6 +340,16 @@ class StreamCursor:
         self._gaps.append((start, end))
         self._log.add_gap(start, end)
 
+    @property
+    def known(self) -> int:
+        """Up to where all bytes have been handed out, or are known to be lost."""
+        return max(self.position, *(end for _, end in self._gaps), 0)
+
+    @property
+    def descriptor(self) -> int | None:
+        """The log, as long as it is open."""
+        return self._log.descriptor
+
     def available(self) -> int:
         """Return the offset behind the last byte in the file."""
         descriptor = self._log.descriptor

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from eventbus_tasks._process import linux
+from eventbus_tasks._process.descriptors import close_all
 from eventbus_tasks._process.lost import Lost
 
 __all__ = ["Capture", "FileCapture", "Gap", "PipeCapture"]
@@ -38,6 +39,9 @@ _BLOCK: Final = 4096
 
 Gap = Callable[[str, int, int, str], None]
 """Told about each gap: stream, start, end, why."""
+
+Entrust = Callable[[str, int], bool]
+"""Gives the warden a copy of a pipe: stream, descriptor; returns whether it has it."""
 
 
 class Capture(Protocol):
@@ -64,6 +68,12 @@ class Capture(Protocol):
     @property
     def finished(self) -> bool:
         """Whether no byte can come any more."""
+
+    def share_pipe(self) -> int | None:
+        """Return the pipe, if any, for somebody who wants to have it in case that we are killed.
+
+        From then on all bytes that the log has not are in this pipe.
+        """
 
     def close(self) -> None:
         """Report what is still to report and release what is open."""
@@ -118,9 +128,28 @@ class PipeCapture:
     """Splices a pipe into a log at explicit offsets."""
 
     def __init__(
-        self, stream: str, pipe: int, log: int, bell: int, gap: Gap, *, keep: int | None = None
+        self,
+        stream: str,
+        pipe: int,
+        log: int,
+        bell: int,
+        gap: Gap,
+        *,
+        keep: int | None = None,
+        entrust: Entrust | None = None,
     ) -> None:
-        """Take over the read end of a pipe; the log stays the caller's."""
+        """Take over the read end of a pipe; the log stays the caller's.
+
+        Args:
+            stream: Its name.
+            pipe: Where the bytes come from.
+            log: Where they go.
+            bell: Rung after new bytes.
+            gap: Told about bytes that do not get there.
+            keep: Keep at least so many bytes at the end; everything when that is ``None``.
+            entrust: Gives a copy of another pipe to the warden; bytes that nobody could save if we
+                were killed are in none.
+        """
         self.stream = stream
         self.size = 0
         self._pipe = pipe
@@ -137,6 +166,8 @@ class PipeCapture:
         # While a pipe is spliced into a file it is locked, and its writer can only spin. Bytes of
         # a flood move on into a pipe of our own first, which takes no time.
         self._relay: tuple[int, int] | None = None
+        self._entrust = entrust
+        self._may_relay = True
         self._null = -1
         # A gap that is open: since where, reported up to where, why, when to try again.
         self._gap_start: int | None = None
@@ -295,10 +326,21 @@ class PipeCapture:
         """Make room for a flood, where the user may have that much in pipes."""
         with contextlib.suppress(OSError):
             self._capacity = fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, _BIGGER_PIPE)
-            if not self._can_splice:
+            if not (self._can_splice and self._may_relay):
                 return
-            self._relay = os.pipe2(os.O_CLOEXEC)
-            fcntl.fcntl(self._relay[1], fcntl.F_SETPIPE_SZ, _BIGGER_PIPE)
+            relay = os.pipe2(os.O_CLOEXEC)
+            if self._entrust is not None and not self._entrust(self.stream, relay[0]):
+                close_all(relay)
+                return
+            self._relay = relay
+            fcntl.fcntl(relay[1], fcntl.F_SETPIPE_SZ, _BIGGER_PIPE)
+
+    def share_pipe(self) -> int | None:
+        """Return the pipe until its end, and do without the other one, which is empty now."""
+        self._may_relay = False
+        relay, self._relay = self._relay, None
+        close_all(relay or ())
+        return None if self._eof else self._pipe
 
     def _open_gap(self, number: int, now: float) -> None:
         if self._gap_start is None:
@@ -325,9 +367,7 @@ class PipeCapture:
         self._report_gap()
         self._close_gap()
         self._eof = True
-        for descriptor in (self._pipe, self._null, *(self._relay or ())):
-            if descriptor >= 0:
-                os.close(descriptor)
+        close_all((self._pipe, self._null, *(self._relay or ())))
         self._pipe = self._null = -1
         self._relay = None
 
@@ -410,6 +450,10 @@ class FileCapture:
         except OSError:
             os.ftruncate(self._log, max(self.size, os.fstat(self._log).st_size))
         ring(self._bell)
+
+    def share_pipe(self) -> int | None:
+        """Return nothing: what is written is in the log already."""
+        return None
 
     def close(self) -> None:
         """Stop watching."""

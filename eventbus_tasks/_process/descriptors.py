@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["Descriptors"]
+__all__ = ["Descriptors", "close_all"]
 
 
 @dataclass(slots=True, kw_only=True)
 class Descriptors:
-    """What a guardian is given; it owns all of it."""
+    """What a guardian is given; it owns all of it.
+
+    Attributes:
+        control: Socket to the host.
+        bell: To be rung after new output.
+        spec: What to run.
+        stdin: Standard input of the program.
+        stdout: Log of standard output.
+        host: The host's process.
+        stderr: Log of standard error, where it is kept apart.
+        stdout_pipe: Where standard output is read, unless the program writes the log itself.
+        stdout_end: The other end of that, for the program.
+        stderr_pipe: The same for standard error.
+        stderr_end: The same for standard error.
+        lock: The project's lock.
+        end_record: The durable record.
+        rendezvous: Socket at which others find the guardian.
+        warden: Socket to the warden, which all guardians share.
+    """
 
     control: int
     bell: int
@@ -18,11 +39,44 @@ class Descriptors:
     stdout: int
     host: int
     stderr: int | None = None
+    stdout_pipe: int | None = None
+    stdout_end: int | None = None
+    stderr_pipe: int | None = None
+    stderr_end: int | None = None
     lock: int | None = None
     end_record: int | None = None
     rendezvous: int | None = None
+    warden: int | None = None
+
+    def give_pipe(self, stream: str, pipe: int, end: int) -> None:
+        """Add a pipe for a stream."""
+        if stream == "stdout":
+            self.stdout_pipe, self.stdout_end = pipe, end
+        else:
+            self.stderr_pipe, self.stderr_end = pipe, end
+
+    def take_pipe(self, stream: str) -> tuple[int, int]:
+        """Return where a stream is read, and where the program writes it.
+
+        Raises:
+            OSError: There is no pipe for it.
+        """
+        if stream == "stdout":
+            pipe, end = self.stdout_pipe, self.stdout_end
+        else:
+            pipe, end = self.stderr_pipe, self.stderr_end
+        if pipe is None or end is None:
+            raise OSError(errno.EBADF, f"no pipe was made for {stream}")
+        return pipe, end
 
     def numbers(self) -> list[int]:
         """Return every descriptor that is there."""
         named = (getattr(self, name) for name in self.__slots__)
         return [number for number in named if number is not None]
+
+
+def close_all(descriptors: Iterable[int]) -> None:
+    """Close descriptors; a negative number is none."""
+    for descriptor in descriptors:
+        if descriptor >= 0:
+            os.close(descriptor)

@@ -43,6 +43,7 @@ from eventbus_tasks._process.rendezvous import Rendezvous, hand_over
 from eventbus_tasks._process.signalling import send_rung
 from eventbus_tasks._process.spawn import IGNORED, LeaderPlan, parse_failure, start_leader
 from eventbus_tasks._process.streams import open_streams
+from eventbus_tasks._process.upwards import WardenLink
 
 __all__ = ["Descriptors", "Guardian"]
 
@@ -69,6 +70,7 @@ class Guardian:
         with contextlib.suppress(OSError):
             self._control.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         self._out = Outbox(self._control)
+        self._warden = None if descriptors.warden is None else WardenLink(descriptors.warden)
         size = os.fstat(descriptors.spec).st_size
         self._spec = wire.LaunchSpec.decode(os.pread(descriptors.spec, size, 0))
         self._rendezvous: Rendezvous | None = None
@@ -141,7 +143,7 @@ class Guardian:
         """Fork the leader and begin to capture; report and return ``False`` if that fails."""
         spec, streams = self._spec, None
         try:
-            streams = open_streams(spec, self._fds, self._policy, self._dropped)
+            streams = open_streams(spec, self._fds, self._policy, self._dropped, self._entrust)
             self._leader, self._report = start_leader(
                 LeaderPlan(
                     argv=[text.encode("utf-8", "surrogateescape") for text in spec.argv],
@@ -176,6 +178,10 @@ class Guardian:
             name.encode("utf-8", "surrogateescape"): value.encode("utf-8", "surrogateescape")
             for name, value in pairs.items()
         }
+
+    def _entrust(self, stream: str, pipe: int) -> bool:
+        """Give the warden a copy of a pipe; return whether it has it."""
+        return self._warden is not None and self._warden.entrust(stream, pipe)
 
     # -- one turn ------------------------------------------------------------------------------
 
@@ -402,7 +408,10 @@ class Guardian:
         """Take a new host for one that has died, and tell it everything from the beginning."""
         if not self._host_lost:
             return "its host lives"
+        # Its warden has nobody to give the pipes to, should we be killed.
+        pipes = {f"{capture.stream}_pipe": capture.share_pipe() for capture in self._captures}
         others = {"bell": self._fds.bell, "spec": self._fds.spec}
+        others |= {name: pipe for name, pipe in pipes.items() if pipe is not None}
         if problem := hand_over(connection, self.describe(), self.logs(), others):
             return problem
         os.dup2(host, self._fds.host, inheritable=False)

@@ -26,6 +26,7 @@ from typing import Any, Final, cast
 import anyio
 
 from eventbus_tasks._process import wire
+from eventbus_tasks._process.descriptors import close_all
 from eventbus_tasks._process.ladder import KILL_WAIT
 
 __all__ = ["GuardianLink", "WardenClient"]
@@ -45,6 +46,9 @@ for name, path in (("eventbus_tasks", root), ("eventbus_tasks._process", root + 
 from eventbus_tasks._process.warden import main
 main(arguments)
 """
+
+_MAX_PIPES: Final = 4
+"""Pipes that come with one message: two for each stream."""
 
 _LATER: Final = frozenset(
     (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS, errno.EINTR)
@@ -90,17 +94,30 @@ class GuardianLink:
         self._closed = False
         self._event: anyio.Event | None = None
         self._forget: Callable[[int], object] = lambda _: None
+        self._pipes: list[tuple[str, int]] = []
         _open.add(self)
 
     @classmethod
-    def attached(cls, control: socket.socket, bell: int, argv: Sequence[str]) -> GuardianLink:
+    def attached(
+        cls, control: socket.socket, bell: int, argv: Sequence[str], pipes: Mapping[str, int]
+    ) -> GuardianLink:
         """Wrap the connection to a guardian whose host has died; its warden has nobody to tell.
 
         `Released` comes with the guardian's end then: whoever needs more has to look.
         """
         link = cls(0, control, bell, argv)
         link._warden_lost = True
+        link._pipes.extend(pipes.items())
         return link
+
+    @property
+    def pipes(self) -> Sequence[tuple[str, int]]:
+        """Pipes in which there may be bytes that a guardian, when it was killed, had not taken.
+
+        Each with its stream, in the order of their bytes; they are there with `Released` or
+        `Unswept`, and are the link's.
+        """
+        return self._pipes
 
     @property
     def eventfd(self) -> int:
@@ -162,6 +179,8 @@ class GuardianLink:
         if messages and isinstance(messages[-1], wire.Released):
             self._released = True
             self._forget(self._task)
+        if any(isinstance(m, (wire.Ended, wire.Unswept, wire.Released)) for m in messages):
+            self._wake()  # others may wait for what was taken here
         return messages
 
     def _received(self, message: Any) -> wire.Message:
@@ -219,15 +238,21 @@ class GuardianLink:
                 return
             self._unsent.popleft()
 
-    def _hear(self, message: wire.Message) -> None:
+    def _wake(self) -> None:
+        """Have `wait_readable` return to whoever waits in it; they wait again without harm."""
+        _notify_closing(self._control.fileno())
+        if self._event is not None:
+            self._event.set()
+
+    def _hear(self, message: wire.Message, pipes: Sequence[int] = ()) -> None:
         """Take a message of the warden, or about it."""
         self._extra.append(message)
+        if isinstance(message, (wire.Released, wire.Unswept)):
+            self._pipes.extend(zip(message.pipes, pipes, strict=False))
         if isinstance(message, wire.WardenLost):
             self._warden_lost = True
-            # The guardian's socket stays silent, so whoever waits for it must be woken; they
-            # wait again without harm.
-            _notify_closing(self._control.fileno())
-        if self._event is not None:
+            self._wake()  # the guardian's socket stays silent
+        elif self._event is not None:
             self._event.set()
 
     def close(self) -> None:
@@ -247,8 +272,8 @@ class GuardianLink:
         self._closed = True
         self._control.close()
         bell, self._bell = self._bell, -1
-        if bell >= 0:
-            os.close(bell)
+        close_all((bell, *(pipe for _, pipe in self._pipes)))
+        self._pipes.clear()
 
 
 class WardenClient:
@@ -361,6 +386,7 @@ class WardenClient:
             raise BrokenPipeError(errno.EPIPE, "the warden is gone")
         data = spec.encode()
         task = self._next_task
+        streams = ("stdout",) if stderr_log is None else ("stdout", "stderr")
         given = {
             "stdin": stdin,
             "stdout": stdout_log,
@@ -383,6 +409,7 @@ class WardenClient:
                     request = wire.LaunchRequest(
                         task=task,
                         uid=spec.uid,
+                        pipes=streams if spec.capture == "pipe" else (),
                         kill_wait=float(spec.policy.get("kill_wait", KILL_WAIT)),
                         descriptors=tuple(sent),
                     )
@@ -437,8 +464,11 @@ class WardenClient:
 
     async def _receive_all(self) -> None:
         while not self._closed:
+            pipes: list[int] = []
             try:
-                data = self._socket.recv(wire.PACKET)
+                data, pipes, _, _ = socket.recv_fds(
+                    self._socket, wire.PACKET, _MAX_PIPES, socket.MSG_CMSG_CLOEXEC
+                )
             except BlockingIOError:
                 try:
                     await anyio.wait_readable(self._socket)
@@ -455,7 +485,9 @@ class WardenClient:
             with contextlib.suppress(wire.WireError):
                 task, message = wire.decode_routed(data)
                 if link := self._links.get(task):
-                    link._hear(message)
+                    link._hear(message, pipes)
+                else:
+                    close_all(pipes)
 
     async def _flush_queue(self) -> None:
         while True:

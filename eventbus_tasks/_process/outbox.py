@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import socket
 from collections import deque
+from collections.abc import Sequence
+
+from eventbus_tasks._process.descriptors import close_all
 
 __all__ = ["Outbox"]
 
 
-_LATER = frozenset((errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.EINTR))
+_LATER = frozenset((errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS, errno.EINTR))
 
 
 class Outbox:
@@ -18,15 +21,20 @@ class Outbox:
     def __init__(self, connection: socket.socket) -> None:
         """Send over a connected, non-blocking packet socket."""
         self._connection = connection
-        self._queue: deque[bytes] = deque()
+        self._queue: deque[tuple[bytes, Sequence[int]]] = deque()
 
     def __bool__(self) -> bool:
         """Whether packets wait to be sent."""
         return bool(self._queue)
 
-    def send(self, packet: bytes) -> None:
-        """Send a packet, after all that wait already."""
-        self._queue.append(packet)
+    def send(self, packet: bytes, descriptors: Sequence[int] = ()) -> None:
+        """Send a packet, after all that wait already.
+
+        Args:
+            packet: The packet.
+            descriptors: Travel with it, and are closed here.
+        """
+        self._queue.append((packet, descriptors))
         self.flush()
 
     def flush(self) -> bool:
@@ -36,18 +44,26 @@ class Outbox:
         """
         moved = False
         while self._queue:
+            packet, descriptors = self._queue[0]
             try:
-                self._connection.send(self._queue[0])
+                if descriptors:
+                    socket.send_fds(self._connection, [packet], descriptors)
+                else:
+                    self._connection.send(packet)
             except OSError as error:
                 if error.errno in _LATER:
                     break
                 if error.errno != errno.EMSGSIZE:
-                    self._queue.clear()
+                    self.discard()
                     break
-            self._queue.popleft()
+            self._forget()
             moved = True
         return moved
 
     def discard(self) -> None:
         """Forget what waits."""
-        self._queue.clear()
+        while self._queue:
+            self._forget()
+
+    def _forget(self) -> None:
+        close_all(self._queue.popleft()[1])

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 
 from eventbus_tasks._process import wire
-from eventbus_tasks._process.capture import Capture, FileCapture, Gap, PipeCapture
+from eventbus_tasks._process.capture import Capture, Entrust, FileCapture, Gap, PipeCapture
 from eventbus_tasks._process.descriptors import Descriptors
 from eventbus_tasks._process.ladder import Policy
 from eventbus_tasks._process.pty import Pty, open_pty
@@ -39,7 +39,9 @@ class Streams:
         self.ends = []
 
 
-def open_streams(spec: wire.LaunchSpec, fds: Descriptors, policy: Policy, gap: Gap) -> Streams:
+def open_streams(
+    spec: wire.LaunchSpec, fds: Descriptors, policy: Policy, gap: Gap, entrust: Entrust
+) -> Streams:
     """Open what a program writes to, and begin to capture it.
 
     Args:
@@ -47,6 +49,7 @@ def open_streams(spec: wire.LaunchSpec, fds: Descriptors, policy: Policy, gap: G
         fds: The logs, the bell, and where input comes from.
         policy: Says how much of the output is kept.
         gap: Told about bytes that are not.
+        entrust: Gives the warden a copy of where output is read.
 
     Raises:
         OSError: There are no descriptors or terminals left. What is open already stays open.
@@ -54,6 +57,7 @@ def open_streams(spec: wire.LaunchSpec, fds: Descriptors, policy: Policy, gap: G
     keep = policy.max_output if policy.keep == "tail" else None
     if spec.capture == "pty":
         ends = open_pty(*spec.pty_size)
+        entrust("stdout", ends[0])
         pty = Pty("stdout", ends, fds.stdin, fds.stdout, fds.bell, gap, keep=keep)
         return Streams(stdin=ends[1], outputs=[ends[1]], captures=[pty], pty=pty)
     streams = Streams(stdin=fds.stdin, ends=[fds.stdin])
@@ -67,8 +71,10 @@ def open_streams(spec: wire.LaunchSpec, fds: Descriptors, policy: Policy, gap: G
             end = os.open(f"/proc/self/fd/{log}", os.O_WRONLY | os.O_APPEND)
             streams.captures.append(FileCapture(stream, log, fds.bell, gap, keep=keep))
         else:
-            pipe, end = os.pipe2(os.O_CLOEXEC)
-            streams.captures.append(PipeCapture(stream, pipe, log, fds.bell, gap, keep=keep))
+            pipe, end = fds.take_pipe(stream)
+            streams.captures.append(
+                PipeCapture(stream, pipe, log, fds.bell, gap, keep=keep, entrust=entrust)
+            )
         streams.outputs.append(end)
         streams.ends.append(end)
     return streams

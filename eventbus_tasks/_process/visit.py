@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from eventbus_tasks._process import wire
+from eventbus_tasks._process.descriptors import close_all
 from eventbus_tasks._process.family import read_process
 
 __all__ = [
@@ -64,6 +65,13 @@ class Place:
         """Let go of this process's copy; the name stays, for the guardian has the other one."""
         self.listener.close()
 
+    def let_go(self, *, has_guardian: bool) -> None:
+        """`close` it, or `remove` it."""
+        if has_guardian:
+            self.close()
+        else:
+            self.remove()
+
     def remove(self) -> None:
         """Take the name away as well: there is no guardian."""
         with contextlib.suppress(OSError):
@@ -81,6 +89,7 @@ class Attached:
         spec: What was started, and how.
         facts: What `find_all` says about it, at this moment.
         logs: Descriptors of the logs, for reading, by stream.
+        pipes: Where the guardian reads the output, by stream, in case that it is killed.
     """
 
     control: socket.socket
@@ -88,12 +97,12 @@ class Attached:
     spec: wire.LaunchSpec
     facts: Mapping[str, Any]
     logs: Mapping[str, int]
+    pipes: Mapping[str, int]
 
     def close(self) -> None:
         """Give it back: the guardian takes this for the death of the host."""
         self.control.close()
-        for descriptor in (self.bell, *self.logs.values()):
-            os.close(descriptor)
+        close_all((self.bell, *self.logs.values(), *self.pipes.values()))
 
 
 def directories(state_dir: Path) -> list[Path]:
@@ -445,6 +454,11 @@ def attach(path: str, who: Mapping[str, Any]) -> Attached | str:
                     bell=given.pop("bell"),
                     spec=decoded,
                     facts=answer["facts"],
+                    pipes={
+                        name.removesuffix("_pipe"): given.pop(name)
+                        for name in ("stdout_pipe", "stderr_pipe")
+                        if name in given
+                    },
                     logs=given,
                 )
             except (KeyError, ValueError) as error:

@@ -20,11 +20,11 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
 from eventbus_tasks._process import linux, wire
-from eventbus_tasks._process.descriptors import Descriptors
+from eventbus_tasks._process.descriptors import Descriptors, close_all
 from eventbus_tasks._process.family import (
     Process,
     descendants,
@@ -35,6 +35,7 @@ from eventbus_tasks._process.guardian import Guardian
 from eventbus_tasks._process.orphans import Ownership
 from eventbus_tasks._process.outbox import Outbox
 from eventbus_tasks._process.spawn import IGNORED, reset_signals
+from eventbus_tasks._process.upwards import receive
 
 __all__ = ["main"]
 
@@ -63,6 +64,8 @@ class _Charge:
     uid: str
     kill_wait: float
     held: list[int]
+    pipes: list[tuple[str, int]] = field(default_factory=list)
+    """Where its output is read, for what is left in there when the guardian is killed."""
     report_at: float | None = None
     """When those who resist the sweep are reported; ``None`` before the sweep, and after that."""
     rounds_without: int = 0
@@ -87,6 +90,9 @@ class Warden:
         self._guardians: dict[int, _Charge] = {}
         self._sweeping: list[_Charge] = []
         self._ownership = Ownership()
+        self._entrusted, self._to_warden = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for end in (self._entrusted, self._to_warden):
+            end.setblocking(False)
         self._closing = False
         self._connected = True
         self._host_alive = True
@@ -127,6 +133,7 @@ class Warden:
     def _wait(self) -> None:
         poll = select.poll()
         poll.register(self._wake, select.POLLIN)
+        poll.register(self._entrusted, select.POLLIN)
         if self._host_alive:
             poll.register(self._host, select.POLLIN)
         if self._connected:
@@ -139,6 +146,8 @@ class Warden:
             elif descriptor == self._host:
                 self._host_alive = False
                 self._disconnect()
+            elif descriptor == self._entrusted.fileno():
+                self._take_pipe()
             else:
                 self._out.flush()
                 self._receive()
@@ -174,12 +183,29 @@ class Warden:
                 self._tell(request.task, wire.GuardianLost(code=None, at=time.time()))
                 self._tell(request.task, wire.Released(at=time.time()))
 
+    def _take_pipe(self) -> None:
+        """Take a pipe that a guardian uses besides those that it was started with."""
+        if (message := receive(self._entrusted)) is None:
+            return
+        pid, stream, pipe = message
+        if (charge := self._guardians.get(pid)) is None:
+            os.close(pipe)
+        else:
+            # Its bytes have left the other pipe, so they come first.
+            charge.pipes.insert(0, (stream, pipe))
+
     def _launch(self, request: wire.LaunchRequest, given: dict[str, int]) -> None:
         descriptors = Descriptors(host=self._host, **given)
         if self._closing:
             self._refuse(request.task, descriptors, OSError(errno.ESHUTDOWN, "stopping"))
             return
-        settled, settle = os.pipe2(os.O_CLOEXEC)
+        try:
+            pipes = _make_pipes(request.pipes, descriptors)
+            descriptors.warden = os.dup(self._to_warden.fileno())
+            settled, settle = os.pipe2(os.O_CLOEXEC)
+        except OSError as error:
+            self._refuse(request.task, descriptors, error)
+            return
         # Blocked, so that no handler of ours ever runs in the child.
         signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
         try:
@@ -201,8 +227,8 @@ class Warden:
         poll.poll(_SETTLE)
         os.close(settled)
         held = [fd for fd in (descriptors.lock, descriptors.end_record) if fd is not None]
-        self._guardians[pid] = _Charge(request.task, request.uid, request.kill_wait, held)
-        self._close(descriptors, but=held)
+        self._guardians[pid] = _Charge(request.task, request.uid, request.kill_wait, held, pipes)
+        self._close(descriptors, but=[*held, *(pipe for _, pipe in pipes)])
 
     def _refuse(self, task: int, descriptors: Descriptors, error: OSError) -> None:
         """Answer in place of a guardian that could not be made."""
@@ -237,7 +263,9 @@ class Warden:
                 continue
             code = os.waitstatus_to_exitcode(status)
             if code == 0:
-                # It ended because nothing was left below it.
+                # It ended because nothing was left below it, and has left nothing unsaid.
+                close_all(pipe for _, pipe in charge.pipes)
+                charge.pipes = []
                 self._release(charge)
             else:
                 self._tell(charge.task, wire.GuardianLost(code=code, at=time.time()))
@@ -277,10 +305,10 @@ class Warden:
         """Name those who resist; the project is theirs for as long as they live."""
         charge.report_at = None
         if resisting:
-            self._tell(
-                charge.task,
-                wire.Unswept(survivors=survivors_of(resisting), at=time.time()),
-            )
+            pipes, charge.pipes = charge.pipes, []
+            streams = tuple(stream for stream, _ in pipes)
+            message = wire.Unswept(survivors=survivors_of(resisting), at=time.time(), pipes=streams)
+            self._tell(charge.task, message, [pipe for _, pipe in pipes])
 
     def _childless(self) -> bool:
         """Return whether the kernel, too, knows no child but the guardians."""
@@ -293,13 +321,31 @@ class Warden:
         return False
 
     def _release(self, charge: _Charge) -> None:
-        for descriptor in charge.held:
-            os.close(descriptor)
-        self._tell(charge.task, wire.Released(at=time.time()))
+        close_all(charge.held)
+        streams = tuple(stream for stream, _ in charge.pipes)
+        message = wire.Released(at=time.time(), pipes=streams)
+        self._tell(charge.task, message, [pipe for _, pipe in charge.pipes])
 
-    def _tell(self, task: int, message: wire.Message) -> None:
+    def _tell(self, task: int, message: wire.Message, pipes: Sequence[int] = ()) -> None:
+        """Tell the host, and give it some pipes, which are not ours any more."""
         if self._connected:
-            self._out.send(wire.encode_routed(task, message))
+            self._out.send(wire.encode_routed(task, message), pipes)
+        else:
+            close_all(pipes)
+
+
+def _make_pipes(streams: Sequence[str], descriptors: Descriptors) -> list[tuple[str, int]]:
+    """Make the pipes of a task, and return those ends that are ours as well.
+
+    Raises:
+        OSError: There are no descriptors left.
+    """
+    pipes: list[tuple[str, int]] = []
+    for stream in streams:
+        pipe, end = os.pipe2(os.O_CLOEXEC)
+        descriptors.give_pipe(stream, pipe, end)
+        pipes.append((stream, pipe))
+    return pipes
 
 
 def _run_guardian(descriptors: Descriptors, nofile: int) -> NoReturn:

@@ -169,12 +169,13 @@ class GuardianLost:
 class Unswept:
     """The warden cannot end what a guardian that was killed has left: it resists ``SIGKILL``.
 
-    `Released` comes when the last of them has ended by itself.
+    `Released` comes when the last of them has ended by itself. For `pipes` see there.
     """
 
     kind: ClassVar[str] = "unswept"
     survivors: tuple[Survivor, ...]
     at: float
+    pipes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,10 +188,15 @@ class WardenLost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Released:
-    """Always last: the guardian is reaped, orphans are swept, the project lock is free."""
+    """Always last: the guardian is reaped, orphans are swept, the project lock is free.
+
+    After the death of a guardian its pipes travel with this message, for what is still in them:
+    `pipes` has the stream of each, in the order of their bytes.
+    """
 
     kind: ClassVar[str] = "released"
     at: float
+    pipes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,6 +226,7 @@ class LaunchRequest:
         task: Number under which the two talk about it.
         uid: The mark of its processes.
         kill_wait: Seconds for which the warden sweeps up, before it names who resists.
+        pipes: Streams that are captured through pipes; the warden makes them.
         descriptors: Names of those that travel with the request.
     """
 
@@ -227,6 +234,7 @@ class LaunchRequest:
     task: int
     uid: str
     kill_wait: float
+    pipes: tuple[str, ...]
     descriptors: tuple[str, ...]
 
 

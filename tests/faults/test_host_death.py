@@ -15,6 +15,7 @@ import pytest
 
 from eventbus_tasks import (
     Outcome,
+    OutputReceived,
     Reason,
     SignalSent,
     Step,
@@ -306,6 +307,39 @@ async def test_guardian_killed(stage: Stage) -> None:
         assert await other.cancel()
     assert other.outcome is not None
     assert other.outcome.return_code == -signal.SIGTERM
+    stage.assert_all_gone()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("size", [10, 60_000])
+async def test_guardian_killed_with_bytes_in_the_pipe(stage: Stage, size: int) -> None:
+    """What the program had written is delivered, although the guardian was killed before it."""
+    project = stage.project()
+    heard: list[bytes] = []
+
+    def on_output(event: OutputReceived) -> None:
+        heard.append(event.data)
+
+    script = f"echo begun; read x < fifo; head -c {size} /dev/zero; touch done; exec sleep 600"
+    os.mkfifo(project.directory / "fifo")
+    async with TaskEngine(load_installed=False) as engine:
+        engine.signals.output_received.connect(on_output)
+        task = await engine.spawn_task(
+            "writer", argv=["sh", "-c", script], project_dir=project.directory
+        )
+        await soon(lambda: b"".join(heard) == b"begun\n")
+        assert task.pid is not None
+        guardian = parent_of(task.pid)
+        os.kill(guardian, signal.SIGSTOP)
+        (project.directory / "fifo").write_text("go\n")
+        await soon((project.directory / "done").exists)
+        os.kill(guardian, signal.SIGKILL)
+        outcome = await task.wait()
+        assert outcome.reason is Reason.GUARDIAN_LOST
+        assert project.is_free()
+        assert b"".join(heard) == task.output.read() == b"begun\n" + bytes(size)
+        assert outcome.output_bytes == {"stdout": size + 6}
+        assert outcome.lost_bytes == {}
     stage.assert_all_gone()
 
 

@@ -274,6 +274,27 @@ async def test_host_after_host(scene: Scene) -> None:
     assert sum(end - start for start, end in ranges) == task.output.size()
 
 
+@pytest.mark.usefixtures("disk")
+@pytest.mark.anyio
+async def test_guardian_is_killed_under_a_new_host(scene: Scene) -> None:
+    """What the guardian had not read when it was killed is in the log all the same."""
+    await anyio.to_thread.run_sync(scene.lose_host)
+    guardian = scene.detached().guardian_pid
+    assert guardian is not None
+    async with TaskEngine() as engine:
+        heard = Listener(engine)
+        task = await engine.reattach((await engine.detached_tasks())[0])
+        os.kill(guardian, signal.SIGSTOP)
+        seen = scene.written
+        await anyio.to_thread.run_sync(until, lambda: scene.written > seen + 50)
+        os.kill(guardian, signal.SIGKILL)
+        outcome = await task.wait()
+    assert outcome.reason == "guardian_lost"
+    assert outcome.survivors == ()
+    assert_whole(heard.output, scene.written)
+    assert outcome.output_bytes == {"stdout": len(heard.output)}
+
+
 @pytest.mark.parametrize("kept", ["disk", "memory"])
 def test_guardian_of_a_detached_task_is_killed(
     scene: Scene, kept: str, request: pytest.FixtureRequest

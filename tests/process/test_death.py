@@ -18,6 +18,7 @@ import pytest
 from eventbus_tasks._process import wire
 from eventbus_tasks._process.family import read_process
 from eventbus_tasks._process.lock import Busy, ProjectLock
+from eventbus_tasks._process.rescue import rescue
 
 from .conftest import alive, identity, open_host, wait_until
 from .test_stop import DAEMON, FAMILY, SHORT, STUBBORN
@@ -170,6 +171,108 @@ async def test_other_tasks_survive_a_killed_guardian(host: Host, book: Book) -> 
     await victim.released()
     ended = await other.finish()
     assert (ended.return_code, other.output()) == (0, b"ready\ndone\n")
+
+
+WRITER = """
+import os, signal, sys, time
+os.write(1, b"0" * 10)
+while not os.path.exists("go"): time.sleep(0.002)
+for i in range(int(sys.argv[1])): os.write(1, b"%d" % (i % 10) * 1000)
+os.write(2, b"separate")
+open("written", "w").close()
+time.sleep(600)
+"""
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("separate", [False, True])
+async def test_bytes_in_the_pipe_outlive_the_guardian(
+    host: Host, tmp_path: Path, separate: bool
+) -> None:
+    """What the program had written, and its guardian had not read when it was killed, is saved."""
+    run = host.python(WRITER, "60", separate=separate)
+    started = await run.until(wire.Started)
+    await run.output_has(b"0" * 10)
+    guardian = guardian_of(started.pid)
+    os.kill(guardian, signal.SIGSTOP)
+    (tmp_path / "go").touch()
+    wait_until((tmp_path / "written").exists)
+    os.kill(guardian, signal.SIGKILL)
+    await run.released()
+    streams = [stream for stream, _ in run.link.pipes]
+    assert streams == (["stdout", "stderr"] if separate else ["stdout"])
+    logs = {stream: (log, 0) for stream, log in run.logs.items()}
+    assert rescue(run.link.pipes, logs, 0.0) == []
+    whole = b"0" * 10 + b"".join(b"%d" % (i % 10) * 1000 for i in range(60))
+    if separate:
+        assert (run.output(), run.output("stderr")) == (whole, b"separate")
+    else:
+        assert run.output() == whole + b"separate"
+    assert rescue(run.link.pipes, logs, 0.0) == [], "there was nothing more"
+    assert len(run.output()) == len(whole) + 8 * (not separate)
+
+
+FLOOD = """
+import mmap, os
+with open("count", "wb") as file: file.truncate(8)
+with open("count", "r+b") as file: count = mmap.mmap(file.fileno(), 8)
+whole = b"".join(b"%07d\\n" % i for i in range(100_000))
+done = 0
+while True:
+    done += os.write(1, memoryview(whole)[done % len(whole):])
+    count[:] = done.to_bytes(8, "little")
+"""
+
+
+@pytest.mark.anyio
+async def test_flood_outlives_the_guardian(host: Host, tmp_path: Path) -> None:
+    """In a flood, whatever moment the guardian is killed at, no byte is lost, doubled or moved."""
+    round_ = b"".join(b"%07d\n" % i for i in range(100_000))
+    for size in (1, 100_000, 3_000_000, 5_000_000, 7_000_000):
+        run = host.python(FLOOD)
+        started = await run.until(wire.Started)
+        while os.fstat(run.logs["stdout"]).st_size < size:
+            os.sched_yield()
+        os.kill(guardian_of(started.pid), signal.SIGKILL)
+        await run.released()
+        if size > 5_000_000:
+            assert len(run.link.pipes) == 2, "nobody has kept the relay of the flood"
+        assert rescue(run.link.pipes, {"stdout": (run.logs["stdout"], 0)}, 0.0) == []
+        written = int.from_bytes((tmp_path / "count").read_bytes(), "little")
+        output = run.output()
+        assert len(output) >= written
+        assert output == (round_ * (len(output) // len(round_) + 1))[: len(output)]
+
+
+def test_bytes_of_several_pipes_are_saved_in_their_order(tmp_path: Path) -> None:
+    """Behind the log of a stream come the bytes of its first pipe, then those of the second."""
+    logs = {name: os.open(tmp_path, os.O_TMPFILE | os.O_RDWR, 0o600) for name in ("a", "b")}
+    os.write(logs["a"], b"begun ")
+    pipes = []
+    for stream, data in (("a", b"first "), ("b", b"other"), ("a", b"second")):
+        pipe, end = os.pipe()
+        os.write(end, data)
+        os.close(end)
+        pipes.append((stream, pipe))
+    lost = rescue(pipes, {"a": (logs["a"], 0), "b": (logs["b"], 10)}, 0.0)
+    assert lost == []
+    assert os.pread(logs["a"], 100, 0) == b"begun first second"
+    # Of the other one, more is known to be lost than its log has.
+    assert os.pread(logs["b"], 100, 0) == bytes(10) + b"other"
+    for number in (*logs.values(), *(pipe for _, pipe in pipes)):
+        os.close(number)
+
+
+def test_what_cannot_be_saved_is_counted(tmp_path: Path) -> None:
+    """Bytes that the log does not take are taken out of the pipe, and told."""
+    pipe, end = os.pipe()
+    os.write(end, b"x" * 1000)
+    os.close(end)
+    full = os.open("/dev/full", os.O_RDWR)
+    (lost,) = rescue([("stdout", pipe)], {"stdout": (full, 7)}, 0.0)
+    assert (lost.stream, lost.start, lost.end, lost.why) == ("stdout", 7, 1007, "ENOSPC")
+    os.close(pipe)
+    os.close(full)
 
 
 RESIST = """

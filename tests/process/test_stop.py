@@ -364,7 +364,9 @@ spec = wire.LaunchSpec(
     env=dict(os.environ), policy={"timeout": 0.2, "steps": [], "kill_wait": 0.3})
 memory = os.memfd_create("spec")
 os.write(memory, spec.encode())
+pipe, end = os.pipe()
 guardian.Guardian(guardian.Descriptors(
+    stdout_pipe=pipe, stdout_end=end,
     control=int(sys.argv[1]), stdout=int(sys.argv[2]), host=int(sys.argv[3]), spec=memory,
     bell=os.eventfd(0), stdin=os.open("/dev/null", os.O_RDONLY)), nofile=1024).run()
 """

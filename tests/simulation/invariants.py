@@ -179,6 +179,7 @@ def _check_outcome(life: Life, outcome: Outcome) -> None:
             raise Wrong(f"I9 {life.left_at_end} lived at its end, {named} are named")
         if named and not _resists(life):
             raise Wrong(f"I9 survivors that nobody could be: {named}")
+        _check_rescue(life, outcome)
         return
     if reason is Reason.GUARDIAN_LOST:
         raise Wrong("I10 nobody has killed the guardian")
@@ -203,6 +204,16 @@ def _check_outcome(life: Life, outcome: Outcome) -> None:
     ):
         raise Wrong(f"I10 return code {outcome.return_code}, the kernel says {leader.code}")
     _check_reason(life, outcome)
+
+
+def _check_rescue(life: Life, outcome: Outcome) -> None:
+    """I6 when the guardian was killed: the warden kept the pipe, and the host has emptied it."""
+    kernel = life.kernel
+    if kernel.warden_dead or outcome.survivors:
+        return
+    if kernel.logged + kernel.dropped != kernel.written:
+        lost = kernel.written - kernel.logged - kernel.dropped
+        raise Wrong(f"I6 {lost} bytes were lost with the guardian")
 
 
 def _check_output(life: Life, outcome: Outcome) -> None:

@@ -34,6 +34,7 @@ from .kernel import GUARDIAN, WARDEN, GuardianDeath, Kernel, Proc
 # Descriptors of the guardian, by their role.
 CONTROL, BELL, SPEC, STDIN, LOG, HOST, LOCK, REPORT, WAKE, PIPE = range(100, 110)
 WARDEN_LOCK = 120
+WARDEN_PIPE = 121
 
 WOULD_BLOCK = BlockingIOError(11, "would block")
 NO_CHILD = ChildProcessError(10, "no child")
@@ -77,6 +78,10 @@ class Machine:
     def close(self, number: int) -> None:
         if number in (LOCK, WARDEN_LOCK):
             self.close_lock(number)
+
+    def close_all(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            self.close(number)
 
     def read(self, number: int, _: int) -> bytes:
         if number == WAKE:
@@ -171,17 +176,40 @@ class Machine:
             found.append((PIPE, 1))
         return found
 
+    @property
+    def is_stalled(self) -> bool:
+        """Whether the guardian hangs in a call."""
+        start, end = self.plan.stalled
+        return bool(start <= self.kernel.now < end)
+
     def wait(self, watched: dict[int, int], timeout: int | None) -> list[tuple[int, int]]:
         kernel = self.kernel
         kernel.now += self.plan.jitter
         until = None if timeout is None or timeout < 0 else kernel.now + timeout / 1000
         while True:
             self.check_alive()
+            if self.is_stalled:
+                kernel.step(self.plan.stalled[1])
+                continue
             if ready := self.ready(watched):
                 return ready
             if until is not None and kernel.now >= until:
                 return []
             kernel.step(until)
+
+    # -- the host ------------------------------------------------------------------------------
+
+    def rescue(self) -> list[Any]:
+        """The host moves what is left in the pipe to the log."""
+        kernel = self.kernel
+        size, kernel.pipe = kernel.pipe, 0
+        end = kernel.logged + kernel.dropped + size
+        if not kernel.is_full:
+            kernel.logged += size
+            return []
+        kernel.dropped += size
+        lost = wire.Dropped(stream="stdout", start=end - size, end=end, why="ENOSPC", at=kernel.now)
+        return [lost] if size else []
 
     # -- the start -----------------------------------------------------------------------------
 
@@ -261,7 +289,7 @@ class Out:
     def __bool__(self) -> bool:
         return False
 
-    def send(self, packet: Any) -> None:
+    def send(self, packet: Any, _: Any = ()) -> None:
         machine = Machine.current
         if not machine.kernel.host_dead and not machine.hung_up:
             machine.tell(packet)
@@ -308,6 +336,9 @@ class Capture:
     def finished(self) -> bool:
         return Machine.current.kernel.eof_seen
 
+    def share_pipe(self) -> int | None:
+        return PIPE
+
     def close(self) -> None: ...
 
 
@@ -347,7 +378,7 @@ def _survivors_of(procs: Iterable[Proc]) -> tuple[wire.Survivor, ...]:
     return tuple(wire.Survivor(pid=p.pid, start_time=p.start_time, command="") for p in procs)
 
 
-def _open_streams(_: Any, fds: Any, __: Any, gap: Any) -> Streams:
+def _open_streams(_: Any, fds: Any, __: Any, gap: Any, ___: Any) -> Streams:
     capture = Capture("stdout", PIPE, fds.stdout, fds.bell, gap)
     return Streams(stdin=fds.stdin, outputs=[PIPE], captures=[capture])
 
@@ -373,7 +404,6 @@ def installed() -> Iterator[None]:
         waitstatus_to_exitcode=os.waitstatus_to_exitcode,
         killpg=lambda group, number: Machine.current.killpg(group, number),
         getpid=lambda: Machine.current.acting,
-        pipe2=lambda _: (PIPE, PIPE),
         readlink=lambda _: "/bin/program",
         fstat=lambda _: SimpleNamespace(st_size=0),
         pread=lambda *_: b"",
@@ -415,6 +445,7 @@ def installed() -> Iterator[None]:
         ),
     }
     warden_only = {
+        "close_all": lambda numbers: Machine.current.close_all(numbers),
         "signal_process": signalling_only["signal_process"],
         "wire": _Standin(wire, encode_routed=lambda _, message: message),
     }
@@ -428,6 +459,7 @@ def installed() -> Iterator[None]:
                 patch.setattr(module, name, value)
         # What a protocol of runtime checks costs is not the subject here.
         patch.setattr(runner_module, "DurableJournal", _NoJournal)
+        patch.setattr(runner_module, "rescue", lambda *_: Machine.current.rescue())
         yield
 
 
@@ -451,6 +483,8 @@ def make_guardian(kind: type[Guardian], policy: Any) -> Guardian:
         stdin=STDIN,
         stdout=LOG,
         host=HOST,
+        stdout_pipe=PIPE,
+        stdout_end=131,
         lock=LOCK,
         end_record=130,
     )
@@ -465,7 +499,8 @@ class SimulatedWarden(Warden):
     def __init__(self) -> None:
         self._out = Out()  # type: ignore[assignment]
         kill_wait = Machine.current.plan.policy.kill_wait
-        self._guardians = {GUARDIAN: _Charge(1, "u", kill_wait, [WARDEN_LOCK])}
+        charge = _Charge(1, "u", kill_wait, [WARDEN_LOCK], [("stdout", WARDEN_PIPE)])
+        self._guardians = {GUARDIAN: charge}
         self._sweeping = []
         self._ownership = Ownership()
         self._connected = True

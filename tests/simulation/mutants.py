@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -176,9 +176,9 @@ class _ForgetfulWarden(SimulatedWarden):
 class _SilentWarden(SimulatedWarden):
     """It says nothing about guardians that were killed."""
 
-    def _tell(self, task: int, message: wire.Message) -> None:
+    def _tell(self, task: int, message: wire.Message, pipes: Sequence[int] = ()) -> None:
         if not isinstance(message, wire.GuardianLost):
-            super()._tell(task, message)
+            super()._tell(task, message, pipes)
 
 
 class _PatientWarden(SimulatedWarden):
@@ -258,6 +258,9 @@ def _warden_is_guardian(self: Any, message: Any) -> None:
     SimulatedRun._take(self, message)
 
 
+async def _forgets_the_pipe(self: Any, link: Any) -> None: ...
+
+
 def _double_number(self: Any, event: Any, **options: Any) -> Any:
     told = SimulatedRun._emit(self, event, **options)
     if event.name == "task.stopping":
@@ -297,6 +300,7 @@ MUTANTS: dict[str, Mutant] = {
     "loses the return code": Mutant(_run(_take_end=_loses_code)),
     "loses gaps": Mutant(_run(_take=_loses_gaps)),
     "takes the warden for the guardian": Mutant(_run(_take=_warden_is_guardian)),
+    "leaves bytes in the pipe": Mutant(_run(_rescue=_forgets_the_pipe)),
     "gives a number twice": Mutant(_run(_emit=_double_number)),
 }
 """Every planted fault by name."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from types import SimpleNamespace
@@ -100,6 +101,9 @@ class Plan:
         self.warden_dies = choice(moments) + pick() if pick() < 0.06 else None
         self.terminated = choice(moments) if pick() < 0.02 else None
         self.journal_fails = pick() < 0.03
+        self.stalled = (1e9, 1e9)  # from when to when the guardian does not come to do anything
+        if self.guardian_dies is not None:
+            self.stalled = (self.guardian_dies - choice((0.0, 0.3, 1.0)), 1e9)
 
     def _choose(self, options: Sequence[T]) -> T:
         return options[int(self._pick() * len(options))]
@@ -184,6 +188,7 @@ class _Link:
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
+        self.pipes: list[tuple[str, int]] = []
 
     def stop(self, reason: str, *, now: bool = False, steps: Any = None) -> None:
         self._machine.inbox.append(wire.Stop(reason=reason, now=now))
@@ -210,12 +215,18 @@ class SimulatedRun(TaskRun):
         self._persist_error = None
         self._policy = _DEFAULT
         self._output = SimpleNamespace(  # type: ignore[assignment]
-            add_gap=_nothing, verdict=_nothing, positions={}, end=_nothing, dialogue=None
+            add_gap=_nothing,
+            verdict=_nothing,
+            positions={},
+            end=_nothing,
+            logs=_nothing,
+            dialogue=None,
         )
-        self._link = _Link(machine)  # type: ignore[assignment]
+        self.link = _Link(machine)
+        self._link = self.link  # type: ignore[assignment]
         self._argv = ("program",)
         self._executed = self._heard = self._warden_lost = self._orphaned = False
-        self._complete = False
+        self._over = self._complete = False
         self._leader = None
         self._facts = Facts()
         self._survivors = ()
@@ -251,15 +262,23 @@ class SimulatedRun(TaskRun):
             self.final = True
         if isinstance(message, wire.Released):
             self.released = True
+        if isinstance(message, (wire.Released, wire.Unswept)):
+            self.link.pipes.extend((stream, 0) for stream in message.pipes)
         self._take(message)
 
     def conclude(self) -> Outcome:
         """Run the real end of the task, which never waits here."""
-        try:
-            self._finish().send(None)
-        except StopIteration:
-            assert self.task._outcome is not None
-            return self.task._outcome
+        if self._over:
+            _at_once(self._follow_messages())
+        _at_once(self._finish())
+        assert self.task._outcome is not None
+        return self.task._outcome
+
+
+def _at_once(work: Coroutine[Any, Any, None]) -> None:
+    """Run what never waits here."""
+    with contextlib.suppress(StopIteration):
+        work.send(None)
         raise AssertionError("the end of a task waits for something")
 
 
@@ -365,7 +384,7 @@ class Life:
     def _told(self, message: Any) -> None:
         self.told_at.setdefault(type(message).__name__, self.kernel.now)
         self.run_.hear(message)
-        if self.run_._complete and self.left_at_end is None:
+        if self.run_._over and self.left_at_end is None:
             self.left_at_end = [proc.pid for proc in self.kernel.family()]
 
     def _freed(self) -> None:
@@ -414,5 +433,5 @@ class Life:
     def _be_host(self) -> None:
         if self.kernel.host_dead or self.machine.hung_up:
             return  # nobody is left to conclude anything
-        if self.run_._complete:
+        if self.run_._over:
             self.outcome = self.run_.conclude()
