@@ -48,6 +48,7 @@ __all__ = [
     "open_stdin",
     "portable",
     "reason_of",
+    "signals_of",
     "spawn_message",
     "terminal_event",
     "utc",
@@ -248,6 +249,11 @@ def reason_of(word: str) -> Reason:
     except ValueError:
         logger.error("the guardian gave an unknown reason: %r", word)
         return Reason.CANCELLED
+
+
+def signals_of(policy: TerminationPolicy) -> list[dict[str, Any]]:
+    """Return the rungs of a policy that are signals, for somebody who is not talked to any more."""
+    return [step for step in policy.to_dict()["steps"] if step["signal"]]
 
 
 def spawn_message(message: wire.SpawnFailed) -> str:

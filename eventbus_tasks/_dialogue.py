@@ -92,6 +92,7 @@ class Dialogue:
         failed: Reports a failure of the interpreter: what went wrong.
         consult: Asks the policies about a request.
         patience: Seconds until an open request is denied.
+        let_go: Has an agent ended that does not react; its interpreter judges all the same.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class Dialogue:
         failed: Callable[[BaseException], Any],
         consult: Callable[[AgentInputRequired], Awaitable[AgentAnswer | None]],
         patience: float,
+        let_go: Callable[[], Any],
     ) -> None:
         self.patience = patience
         self._interpreter = interpreter
@@ -110,11 +112,14 @@ class Dialogue:
         self._emit = emit
         self._failed = failed
         self._consult = consult
+        self._let_go = let_go
         self._begun = anyio.Event()
         self._ended = False
         self._outbox: deque[_Message] = deque()
         self._open: dict[str, _Pending] = {}
         self._closed: dict[str, By] = {}
+        self._due: float | None = None  # when it must have reacted, by the loop's clock
+        self._must_end = False  # and how: by its end, not by a line
         self._news = anyio.Event()  # for each of those who wait in `serve`
 
     # -- what programs call -------------------------------------------------------------------
@@ -161,7 +166,8 @@ class Dialogue:
         if not self._begun.is_set():
             self._begun.set()
             try:
-                self._post(self._interpreter.begin())
+                first = self._interpreter.begin()
+                self.take(first if isinstance(first, Send) else Send(data=first))
             except BaseException as error:
                 self._report(error)
 
@@ -185,8 +191,17 @@ class Dialogue:
         """Carry out what the interpreter has returned beside events."""
         if isinstance(item, Send):
             self._post(item.data, close=item.close)
+            if item.within is not None and not self._must_end:
+                self._due = anyio.current_time() + item.within
+                self._must_end = item.close
+                self._wake()
         elif item.request_id in self._open:
             self._withdraw(item.request_id, "agent")
+
+    def heard(self) -> None:
+        """Take note that the agent has written a line."""
+        if not self._must_end:
+            self._due = None
 
     def end_turn(self) -> None:
         """Deny what is still open: the agent has given its result."""
@@ -243,7 +258,14 @@ class Dialogue:
     async def _watch_deadlines(self) -> None:
         while True:
             pending = min(self._open.values(), key=lambda one: one.deadline, default=None)
-            if pending is None:
+            if self._due is not None and (pending is None or self._due < pending.deadline):
+                if anyio.current_time() >= self._due:
+                    self._due = None
+                    self._let_go()
+                    continue
+                with anyio.move_on_at(self._due):
+                    await self._next_news()
+            elif pending is None:
                 await self._next_news()
             elif anyio.current_time() >= pending.deadline:
                 self._deny(pending, "Nobody has answered in time.", "deadline")

@@ -166,7 +166,7 @@ class OutputFollower:
         return Turn.MORE if more else Turn.IDLE
 
     def end(self) -> None:
-        """Hand out last lines that have no line ending."""
+        """Hand out last lines that have no line ending; nobody is talked to any more."""
         for cursor in self._cursors:
             end = cursor.position
             if cursor.line_start < end:
@@ -174,6 +174,8 @@ class OutputFollower:
             if self.interpreter is not None:
                 splitter, offset = self._splitters[cursor.stream]
                 self._interpret_lines(cursor.stream, splitter.finish(), offset)
+        if self.dialogue is not None:
+            self.dialogue.end()
 
     def verdict(self, return_code: int | None) -> Verdict | None:
         """Ask the interpreter what to make of the run, which ended by itself."""
@@ -216,6 +218,8 @@ class OutputFollower:
         assert interpreter is not None
         for line, truncated in lines:
             end = offset + len(line)
+            if self.dialogue is not None and stream == "stdout":
+                self.dialogue.heard()
             try:
                 for item in interpreter.interpret(line, stream):
                     if isinstance(item, (Send, Withdraw)):

@@ -26,6 +26,7 @@ from eventbus_tasks._answers import (
     open_files,
     open_stdin,
     reason_of,
+    signals_of,
     spawn_message,
     terminal_event,
     utc,
@@ -264,6 +265,11 @@ class TaskRun:
         )
         return cast("AgentAnswer | None", answer)
 
+    def _let_go(self) -> None:
+        """End an agent that does not react, and leave the judgement to its interpreter."""
+        if self._link is not None:
+            self._link.stop(Reason.EXITED.value, steps=signals_of(self._policy))
+
     async def _choose_policy(self) -> TerminationPolicy:
         request = self.task.request
         policy: TerminationPolicy = (
@@ -315,6 +321,7 @@ class TaskRun:
                 failed=self._output.interpreter_failed,
                 consult=self._consult,
                 patience=self._services.settings.answer_deadline,
+                let_go=self._let_go,
             )
         stdin = -1
         try:
@@ -404,7 +411,7 @@ class TaskRun:
                 self._emit(events.TaskStarted(pid=message.pid, argv=self._argv), at=task.started_at)
             case wire.SpawnFailed():
                 self._facts = replace(self._facts, spawn_error=spawn_message(message))
-            case wire.Stopping():
+            case wire.Stopping() if message.reason != Reason.EXITED:  # that is only let go
                 reason = reason_of(message.reason)
                 task._step(Input.STOP, reason)
                 self._emit(
@@ -478,8 +485,6 @@ class TaskRun:
         pump, run = self._services.pump, self._services.plugins.run
         await self._output.follow(pump, self._link.eventfd, self._turn, run)
         self._output.end()
-        if self._output.dialogue is not None:
-            self._output.dialogue.end()
         self.sessions.end()
         self.task.output.grown(complete=True)
         self._followed = True
@@ -521,7 +526,7 @@ class TaskRun:
     async def _finish(self) -> None:
         task = self.task
         facts = self._facts
-        ended_by_itself = facts.stop_reason is None and not facts.guardian_lost
+        ended_by_itself = facts.stop_reason in (None, Reason.EXITED) and not facts.guardian_lost
         verdict = None
         if self._executed and ended_by_itself:
             verdict = self._output.verdict(facts.return_code)

@@ -73,10 +73,14 @@ class Send:
     Attributes:
         data: What it reads next, in its own protocol, line endings included.
         close: Nothing follows: its standard input ends behind `data`.
+        within: Seconds in which the agent must react: write a line, or end where `close` is set.
+            One that does not is ended by its ladder; then its interpreter judges the run as if it
+            had ended by itself, and its exit status says nothing. ``None``: it may take any time.
     """
 
     data: bytes = b""
     close: bool = False
+    within: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,10 +108,11 @@ class ConversationInterpreter(OutputInterpreter, Protocol):
     its `Send` objects are passed over, and none of the other methods is called.
     """
 
-    def begin(self) -> bytes:
+    def begin(self) -> bytes | Send:
         """Return the first bytes, usually with the prompt of the request in them.
 
-        Called once, when the program was started.
+        Called once, when the program was started. A `Send` may also say how long the agent has
+        for its first line.
         """
 
     def encode_prompt(self, text: str) -> bytes:

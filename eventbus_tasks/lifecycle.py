@@ -114,6 +114,7 @@ class Facts:
     Attributes:
         return_code: Exit status or negative signal number; ``None`` if unknown or never started.
         stop_reason: Why the guardian, or the engine before it, ended the run, if it did.
+            `Reason.EXITED`: it did not react to what its interpreter had sent, which judges it.
         spawn_error: Why the program could not be executed, if so.
         plugin_error: Why no command could be built, if so.
         unkillable: Processes withstood SIGKILL.
@@ -140,7 +141,8 @@ def judge(facts: Facts) -> tuple[Reason, str]:
         return Reason.UNKILLABLE, "processes withstood SIGKILL"
     if facts.guardian_lost:
         return Reason.GUARDIAN_LOST, "the guardian of the task was killed"
-    if facts.stop_reason is not None:
+    let_go = facts.stop_reason is Reason.EXITED
+    if facts.stop_reason is not None and not let_go:
         return facts.stop_reason, _STOP_MESSAGES.get(facts.stop_reason, facts.stop_reason.value)
     if facts.plugin_error is not None:
         return Reason.PLUGIN_ERROR, facts.plugin_error
@@ -150,6 +152,8 @@ def judge(facts: Facts) -> tuple[Reason, str]:
     if verdict is not None and verdict.reason is not Reason.EXITED:
         known = verdict.reason in _VERDICTS
         return (verdict.reason if known else Reason.AGENT_ERROR), verdict.message or "it failed"
+    if verdict is not None and let_go:
+        return Reason.EXITED, verdict.message
     if code is None:
         return Reason.GUARDIAN_LOST, "the exit status is unknown"
     if code < 0:

@@ -258,7 +258,7 @@ class InterpreterContract(Contract):
     def _make(self, case: InterpreterCase) -> OutputInterpreter:
         interpreter = case.make()
         if isinstance(interpreter, ConversationInterpreter):
-            assert isinstance(interpreter.begin(), bytes)
+            assert isinstance(interpreter.begin(), (bytes, Send))
         return interpreter
 
     def _feed(

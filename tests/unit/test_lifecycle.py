@@ -166,6 +166,10 @@ BAD = Verdict(reason=Reason.AGENT_ERROR, message="refused")
         (Facts(return_code=0, stop_reason=Reason.CANCELLED), Reason.CANCELLED),
         (Facts(return_code=-15, stop_reason=Reason.TIMED_OUT, verdict=BAD), Reason.TIMED_OUT),
         (Facts(stop_reason=Reason.ENGINE_CLOSED), Reason.ENGINE_CLOSED),
+        # Only let go, because it did not end: what its interpreter says decides.
+        (Facts(return_code=-15, stop_reason=Reason.EXITED, verdict=GOOD), Reason.EXITED),
+        (Facts(return_code=-15, stop_reason=Reason.EXITED, verdict=BAD), BAD.reason),
+        (Facts(return_code=-15, stop_reason=Reason.EXITED), Reason.SIGNALLED),
         # What could not be done.
         (Facts(spawn_error="no such file"), Reason.SPAWN_FAILED),
         (Facts(plugin_error="no command"), Reason.PLUGIN_ERROR),

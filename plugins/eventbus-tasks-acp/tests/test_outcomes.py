@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
+import signal
 from typing import Any
 
 import pytest
+from eventbus_tasks_acp import AcpSettings, session
 from fake_acp import SESSION, Manners
 from talking import Talk
 
-from eventbus_tasks import AgentMessage, AgentResult, AgentSession, Reason
+from eventbus_tasks import (
+    AgentMessage,
+    AgentResult,
+    AgentSession,
+    Reason,
+    Settings,
+    TaskStatus,
+)
 
 pytestmark = [
     pytest.mark.anyio,
@@ -191,3 +200,30 @@ async def test_a_mode_that_is_refused(talk: Talk) -> None:
     manners = Manners(opened=MODES, errors={"session/set_mode": {"code": 1, "message": "root"}})
     run = await talk.play("say Hello.", manners=manners, options={"mode": "yolo"})
     assert run.outcome.message == "yolo cannot be chosen: root"
+
+
+@pytest.mark.parametrize("method", ["initialize", "session/new"])
+async def test_one_that_never_answers(talk: Talk, method: str) -> None:
+    """An agent that does not answer the handshake is ended, and its task has failed."""
+    settings = Settings().with_tables(AcpSettings(start_deadline=0.3))
+    run = await talk.play("say Hello.", manners=Manners(mute=[method]), settings=settings)
+    assert run.outcome.reason is Reason.NO_RESULT
+    assert run.outcome.message.startswith(f"ended before it had answered '{method}'")
+
+
+async def test_one_that_does_not_end(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent that stays when its input ends is ended; what its last turn said counts."""
+    monkeypatch.setattr(session, "_UNTIL_END", 0.2)
+    run = await talk.play("say Hello.", manners=Manners(stays=True))
+    assert (run.outcome.reason, run.outcome.result) == (Reason.EXITED, "Hello.")
+    assert run.outcome.return_code == -signal.SIGTERM
+    assert run.task.status is TaskStatus.COMPLETED
+
+
+async def test_one_that_does_not_end_after_a_failure(
+    talk: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That an agent had to be ended makes a failure no success."""
+    monkeypatch.setattr(session, "_UNTIL_END", 0.2)
+    run = await talk.play("say Hello.\nstop refusal", manners=Manners(stays=True))
+    assert (run.outcome.reason, run.outcome.message) == (Reason.AGENT_ERROR, "it refused to go on")

@@ -75,6 +75,7 @@ def build_command(task: Task) -> Command:
         mode=options.mode or "",
         model=options.model or "",
         auth=agent.auth,
+        patience=settings.start_deadline,
     )
     return Command(
         argv=(program, *arguments, *options.args),

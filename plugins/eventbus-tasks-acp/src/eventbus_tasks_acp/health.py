@@ -79,7 +79,7 @@ def _ask(command: tuple[str, ...], environment: Mapping[str, str]) -> tuple[str,
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        question = AcpSession(SessionPlan(cwd="/", prompt="")).begin()
+        question = AcpSession(SessionPlan(cwd="/", prompt="")).begin().data
         with contextlib.suppress(BrokenPipeError):  # why it has gone is told below
             os.write(process.stdin.fileno(), question)
         result = _first_answer(process.stdout.fileno())

@@ -10,6 +10,7 @@ from eventbus_tasks import (
     AgentInputRequired,
     ProcessExit,
     Reason,
+    Send,
     Verdict,
 )
 from eventbus_tasks.agents import JsonLinesInterpreter
@@ -32,7 +33,7 @@ class AcpInterpreter(JsonLinesInterpreter):
         super().__init__()
         self.session: AcpSession = AcpSession(plan)
 
-    def begin(self) -> bytes:
+    def begin(self) -> Send:
         """Return the beginning of the handshake; the prompt follows when a session is open."""
         return self.session.begin()
 

@@ -109,7 +109,7 @@ class AcpSettings:
         agents: Agents by name, each one a table with ``command`` (a list: the program and its
             arguments) and, where needed, ``auth`` and ``description``. They come on top of those
             that are known, and may replace one of them.
-        start_deadline: Seconds that an agent has until its session is open.
+        start_deadline: Seconds that an agent has for each answer until its session is open.
     """
 
     agents: Mapping[str, Any] = field(default_factory=dict, metadata=_USER_ONLY, hash=False)

@@ -55,6 +55,9 @@ Item: TypeAlias = AgentActivity | Send | Withdraw
 
 _Continuation: TypeAlias = Callable[[Mapping[str, Any]], Iterator[Item]]
 
+_UNTIL_END: Final = 10.0
+"""Seconds that an agent has to end when its input has ended; some never do, which is no failure."""
+
 _KINDS: Final[Mapping[str, str]] = {
     "allow_once": "allow",
     "allow_always": "allow_always",
@@ -84,6 +87,7 @@ class SessionPlan:
         mode: The agent's name for the mode to work in (what it may do unasked), or ``""``.
         model: The agent's name for the model to use, or ``""``.
         auth: The agent's name for the way to log in with before anything else, or ``""``.
+        patience: Seconds that the agent has for each answer until its session is open.
     """
 
     cwd: str
@@ -93,6 +97,7 @@ class SessionPlan:
     mode: str = ""
     model: str = ""
     auth: str = ""
+    patience: float = 60.0
 
 
 class AcpSession:
@@ -154,7 +159,7 @@ class AcpSession:
 
     # -- what the agent is told ---------------------------------------------------------------
 
-    def begin(self) -> bytes:
+    def begin(self) -> Send:
         """Return the first message."""
         # Nothing is offered: the agent reads and writes files, and runs commands, by itself, so
         # that all of its processes are its own.
@@ -164,7 +169,7 @@ class AcpSession:
             "clientCapabilities": capabilities,
             "clientInfo": {"name": "eventbus-tasks", "version": "1"},
         }
-        return self._request("initialize", params, self._initialized)
+        return self._send("initialize", params, self._initialized)
 
     def prompt(self, text: str) -> bytes:
         """Return what gives the agent a prompt; one that is busy gets it after its turn."""
@@ -396,7 +401,7 @@ class AcpSession:
         self.trouble = why
         self._given_up = True
         yield AgentResult(ok=False, text=why)
-        yield Send(close=True)
+        yield Send(close=True, within=_UNTIL_END)
 
     # -- turns --------------------------------------------------------------------------------
 
@@ -423,7 +428,7 @@ class AcpSession:
             yield Send(data=data)
         elif not self._plan.stays:
             self._given_up = True
-            yield Send(close=True)
+            yield Send(close=True, within=_UNTIL_END)
 
     def _turn_ended(self, message: Mapping[str, Any]) -> Iterator[Item]:
         yield from self._messages.end()
@@ -471,7 +476,7 @@ class AcpSession:
     # -- sending ------------------------------------------------------------------------------
 
     def _send(self, method: str, params: Mapping[str, Any], then: _Continuation) -> Send:
-        return Send(data=self._request(method, params, then))
+        return Send(data=self._request(method, params, then), within=self._plan.patience)
 
     def _request(self, method: str, params: Mapping[str, Any], then: _Continuation) -> bytes:
         self._number += 1
