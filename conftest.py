@@ -242,3 +242,21 @@ def no_blocking_calls() -> Iterator[None]:
 
     with blockbuster_ctx():
         yield
+
+
+@pytest.fixture
+def cgroup_base() -> Iterator[Path]:
+    """Make a control group (v2) of the test's own; skip the test where none may be made."""
+    with open("/proc/self/mountinfo", encoding="utf-8") as file:
+        mounts = [line.split()[4] for line in file if " - cgroup2 " in line]
+    base = Path(mounts[0] if mounts else "/nowhere") / f"test-{os.getpid()}-{time.monotonic_ns()}"
+    try:
+        base.mkdir()
+    except OSError as error:
+        pytest.skip(f"no control group can be made here: {error}")
+    yield base
+    for name in sorted(base.rglob("*"), reverse=True):
+        if name.is_dir():
+            name.rmdir()
+    with contextlib.suppress(FileNotFoundError):
+        base.rmdir()

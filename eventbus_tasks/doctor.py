@@ -20,7 +20,7 @@ from typing import Any, Final, Literal
 
 import anyio
 
-from eventbus_tasks._process import kernel, leftovers
+from eventbus_tasks._process import cgroup, kernel, leftovers
 from eventbus_tasks._process.family import command
 from eventbus_tasks._process.marker import find_marked, read_mark
 from eventbus_tasks._threads import call_with_deadline
@@ -36,6 +36,9 @@ __all__ = ["Finding", "FindingState", "Leftover", "diagnose", "end_leftovers", "
 FindingState = Literal["ok", "note", "wrong"]
 
 _TRIAL_DEADLINE: Final = 60.0
+_GROUP_ADVICE: Final = (
+    "not needed; to have them as well: systemd-run --user --scope -p Delegate=yes PROGRAM"
+)
 _SCARCE: Final = 256 * 1024 * 1024
 """Bytes of free space below which logs will soon not fit."""
 
@@ -87,8 +90,9 @@ def find_leftovers() -> tuple[Leftover, ...]:
 
     As long as one of the two lives, nothing of a task is left over: it will be ended, or goes on
     because its policy says so. What is found carries the mark of its task in the environment
-    (``EBT_TASK``), or is a descendant of something that does; a process that has wiped the mark
-    away, and whose parents have ended, cannot be told from any other process of the user.
+    (``EBT_TASK``), or is in its control group, or is a descendant of something that does or is.
+    Without control groups, a process that has wiped the mark away, and whose parents have ended,
+    cannot be told from any other process of the user.
 
     Blocks for about 0.1 s, only if there is something. The task in which this program itself
     runs is left out. Root sees the processes of every user.
@@ -153,6 +157,7 @@ def diagnose() -> Iterator[Finding]:
             settings, problem = _load_settings(host.tables)
             yield problem or Finding(subject="settings", state="ok", text="can be read")
         yield from _examine_kernel()
+        yield _examine_containment(settings)
         yield from _examine_state(settings)
         yield from _examine_tasks(settings)
         yield _examine_leftovers(host)
@@ -181,10 +186,25 @@ def _examine_kernel() -> Iterator[Finding]:
     yield from _failed(probes, "use a kernel of 5.4 or newer, with /proc")
     works = ", ".join(probe.name for probe in probes if not probe.problem)
     yield Finding(subject="kernel", state="ok", text=f"{system}; works: {works}")
-    subreaper = next(probe for probe in probes if probe.name == "subreaper")
-    if not subreaper.problem:
-        text = "a subreaper for each task; its whole tree is walked, and killed by pidfd"
-        yield Finding(subject="containment", state="ok", text=text)
+
+
+def _examine_containment(settings: Settings) -> Finding:
+    """Say how well the family of a task is held together, and why not better."""
+    walk = "subreaper, and a walk down the whole tree"
+    try:
+        base = cgroup.find_base(settings.cgroup)
+        group = cgroup.TaskCgroup.make(base, f"probe-{os.getpid()}")
+    except (cgroup.CgroupError, OSError) as error:
+        wanted = settings.cgroup not in (cgroup.AUTO, cgroup.OFF)
+        return Finding(
+            subject="containment",
+            state="wrong" if wanted else "ok",
+            text=f"{walk}; no control groups: {error}",
+            advice="correct the setting cgroup" if wanted else _GROUP_ADVICE,
+        )
+    group.remove()
+    text = f"cgroup.kill below {base}, on top of {walk}"
+    return Finding(subject="containment", state="ok", text=text)
 
 
 def _failed(probes: Iterable[kernel.Probe], advice: str) -> Iterator[Finding]:

@@ -268,7 +268,7 @@ class TaskEngine:
                 old = self._warden
                 python = None if self.settings.python is None else str(self.settings.python)
                 self._warden = await self.plugins.run(
-                    functools.partial(WardenClient.start, python),
+                    functools.partial(WardenClient.start, python, self.settings.cgroup),
                     deadline=30.0,
                     undo=_dismiss,
                 )

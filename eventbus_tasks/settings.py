@@ -62,6 +62,8 @@ class Settings:
         state_dir: Where what belongs to the user, not to a project, is kept.
         output_dir: Disk-backed directory for unnamed logs; ``None`` for the state directory.
         python: Interpreter for the warden; ``None`` for the one that runs this program.
+        cgroup: Control group (v2) below which each task gets one of its own: ``"auto"`` for the
+            one of this program, if it was delegated to it; a directory; or ``"off"``.
         hook_deadline: Seconds that a hook may take.
         import_deadline: Seconds that the import of a plugin may take.
         journal_deadline: Seconds that making a journal durable may take.
@@ -86,6 +88,7 @@ class Settings:
     state_dir: Path = field(default_factory=_state_dir, metadata=_USER_ONLY)
     output_dir: Path | None = field(default=None, metadata=_USER_ONLY)
     python: Path | None = field(default=None, metadata=_USER_ONLY)
+    cgroup: str = field(default="auto", metadata=_USER_ONLY)
     hook_deadline: float = field(default=10.0, metadata=_USER_ONLY)
     import_deadline: float = field(default=20.0, metadata=_USER_ONLY)
     journal_deadline: float = field(default=30.0, metadata=_USER_ONLY)

@@ -22,8 +22,9 @@ tasks have left behind after their guardian and warden were killed.
 _EPILOG: Final = """\
 Each line is ok, note (it works, and there is something to know) or wrong; below it stands what
 to do. A small task is run; no model is asked. Left over is what carries the mark of a task
-(EBT_TASK in its environment) and has no guardian above it any more; a process that has wiped its
-environment (env -i), and whose parents have ended, cannot be found that way.
+(EBT_TASK in its environment), or is in its control group, and has no guardian above it any more.
+Without control groups, a process that has wiped its environment (env -i), and whose parents have
+ended, is not found. "containment" says whether there are any.
 
 examples:
   ebt doctor

@@ -25,6 +25,7 @@ from typing import Any, Final
 
 from eventbus_tasks._process import linux, wire
 from eventbus_tasks._process.capture import Capture
+from eventbus_tasks._process.cgroup import TaskCgroup
 from eventbus_tasks._process.descriptors import Descriptors
 from eventbus_tasks._process.family import (
     Process,
@@ -57,7 +58,9 @@ _REQUEST: Final = 16 * 1024
 class Guardian:
     """The life of one task, from its fork to its last descendant."""
 
-    def __init__(self, descriptors: Descriptors, *, nofile: int) -> None:
+    def __init__(
+        self, descriptors: Descriptors, *, nofile: int, cgroups: str | None = None
+    ) -> None:
         """Read the specification and prepare; nothing is started yet.
 
         Raises:
@@ -80,6 +83,10 @@ class Guardian:
         else:
             os.close(descriptors.spec)
         self._history = History()
+        self._cgroup: TaskCgroup | None = None
+        if cgroups is not None:
+            with contextlib.suppress(OSError):
+                self._cgroup = TaskCgroup.make(cgroups, self._spec.uid)
         self._nofile = nofile if self._spec.nofile is None else self._spec.nofile
         self._policy = Policy.from_dict(self._spec.policy)
         self._captures: list[Capture] = []
@@ -155,6 +162,7 @@ class Guardian:
                     stdout=streams.outputs[0],
                     stderr=streams.outputs[-1],
                     terminal=streams.pty is not None,
+                    cgroup=None if self._cgroup is None else self._cgroup.fd,
                 )
             )
         except OSError as error:
@@ -487,6 +495,8 @@ class Guardian:
             self._outlived |= {(p.pid, p.start_time) for p in reached.values()}
         fresh_pids = tuple(sorted(reached))
         if rung is KILL:
+            if self._cgroup is not None:
+                self._cgroup.kill()
             # SIGKILL is repeated; it is news only for those whom it reaches first.
             fresh_pids = tuple(pid for pid in fresh_pids if pid not in self._killed)
             self._killed |= set(fresh_pids)
@@ -610,6 +620,8 @@ class Guardian:
 
     def _leave(self) -> None:
         """Wait until the host has been told, as long as it lives; then let go of the lock."""
+        if self._cgroup is not None:
+            self._cgroup.remove()
         poll = select.poll()
         poll.register(self._control, select.POLLOUT)
         poll.register(self._fds.host, select.POLLIN)

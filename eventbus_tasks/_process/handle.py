@@ -293,7 +293,7 @@ class WardenClient:
         _open.add(self)
 
     @classmethod
-    def start(cls, python: str | None = None) -> WardenClient:
+    def start(cls, python: str | None = None, cgroup: str = "off") -> WardenClient:
         """Start a warden and wait until it answers. Blocks: call it in a worker thread.
 
         A worker thread also because a ``KeyboardInterrupt`` within `subprocess.Popen` loses the
@@ -301,6 +301,7 @@ class WardenClient:
 
         Args:
             python: The interpreter, instead of the one that runs this.
+            cgroup: Below which control group tasks get their own; see `cgroup.find_base`.
 
         Raises:
             OSError: It cannot be started, or it is not a Python that works.
@@ -312,7 +313,16 @@ class WardenClient:
             root = str(Path(__file__).resolve().parent.parent)
             numbers = (theirs.fileno(), host)
             process = subprocess.Popen(
-                [python or sys.executable, "-I", "-S", "-c", _BOOT, root, *map(str, numbers)],
+                [
+                    python or sys.executable,
+                    "-I",
+                    "-S",
+                    "-c",
+                    _BOOT,
+                    root,
+                    *map(str, numbers),
+                    cgroup,
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

@@ -2,7 +2,8 @@
 
 That takes the death of a guardian *and* of the warden above it: as long as one of them lives,
 it is an ancestor of everything the task has started, and sees to its end. So whoever carries the
-mark of a task and has neither of them among its ancestors is left over.
+mark of a task, or is in its control group, and has neither of them among its ancestors is left
+over.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ def end_leftovers(
         Those that are still alive then.
     """
     return sweep(
+        uids,
         lambda: [process for uid, process in _look() if uid in uids],
         seconds,
         known=known,

@@ -1,8 +1,9 @@
-"""Finding the processes of a task by the mark in their environment.
+"""Finding the processes of a task by the mark in their environment, or by their control group.
 
 Only for the case that guardian and warden have both been killed, so that nobody is left whose
-descendants they are. The mark is a hint that a process can wipe away; what is found is named,
-and ended by number and start time.
+descendants they are. The mark is a hint that a process can wipe away; a control group of the
+task's own, where there is one, it cannot leave by that. What is found is named, and ended by
+number and start time.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Final
 
+from eventbus_tasks._process.cgroup import kill_groups, remove_groups, task_cgroups
 from eventbus_tasks._process.family import Process, read_process, signal_process, survivors_of
 from eventbus_tasks._process.wire import Survivor
 
@@ -48,13 +50,19 @@ def find_marked(uid: str) -> list[Process]:
 def all_marked() -> Iterator[tuple[Process, str]]:
     """Yield every living process of this machine that carries the mark of any task, and the mark.
 
-    Of other users' processes root alone sees the marks.
+    Or that is in the control group of one; some come twice. Of other users' processes root alone
+    sees the environment.
     """
     for name in os.listdir("/proc"):
         if name.isdigit() and (mark := read_mark(int(name))):
             process = read_process(int(name))
             if process is not None and process.alive:
                 yield process, mark
+    for uid, _, members in task_cgroups():
+        for pid in members:
+            process = read_process(pid)
+            if process is not None and process.alive:
+                yield process, uid
 
 
 def sweep_marked(
@@ -71,22 +79,24 @@ def sweep_marked(
         Those that are still alive then.
     """
     known = () if leader is None else (leader,)
-    return sweep(lambda: find_marked(uid), seconds, known=known)
+    return sweep((uid,), lambda: find_marked(uid), seconds, known=known)
 
 
 def sweep(
+    uids: Collection[str],
     find: Callable[[], Iterable[Process]],
     seconds: float,
     *,
     known: Iterable[tuple[int, int]] = (),
 ) -> tuple[Survivor, ...]:
-    """End every process that is found, again and again until nobody is; blocks.
+    """End every process of some tasks that is found, again and again until nobody is; blocks.
 
     A process that executes a program, or that ends, shows no environment for a moment. So
     whoever was seen once is watched until it has ended, and only two looks in a row that find
     nobody count.
 
     Args:
+        uids: Unique ids of the tasks.
         find: Looks for them, each time anew.
         seconds: How long to try at most.
         known: Number and start time of some that `find` may not find.
@@ -97,6 +107,7 @@ def sweep(
     deadline = time.monotonic() + seconds
     seen = set(known)
     empty = 0
+    kill_groups(uids)
     while True:
         left = {(process.pid, process.start_time): process for process in find()}
         for pid, start_time in seen - left.keys():
@@ -110,4 +121,5 @@ def sweep(
         if empty == _EMPTY_LOOKS or time.monotonic() >= deadline:
             break
         time.sleep(_EVERY)
+    remove_groups(uids)
     return survivors_of(left.values())

@@ -6,6 +6,7 @@ which path. It never hands a program to a shell.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -40,7 +41,10 @@ _ERROR_FD: Final = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaderPlan:
-    """Everything the child needs, prepared before the fork."""
+    """Everything the child needs, prepared before the fork.
+
+    `cgroup` is a descriptor of the control group in which it begins, or ``None`` for ours.
+    """
 
     argv: list[bytes]
     cwd: bytes
@@ -51,6 +55,7 @@ class LeaderPlan:
     stdout: int
     stderr: int
     terminal: bool = False  # descriptor 0 becomes the controlling terminal
+    cgroup: int | None = None
 
 
 class _Failure(Exception):
@@ -86,7 +91,7 @@ def start_leader(plan: LeaderPlan) -> tuple[int, int]:
     # instead of vanishing in a handler inherited from us.
     signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
     try:
-        pid = os.fork()
+        pid = _fork(plan.cgroup)
         if not pid:
             _run_child(plan, error_fd, guardian)
     except BaseException:
@@ -97,6 +102,14 @@ def start_leader(plan: LeaderPlan) -> tuple[int, int]:
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
     os.set_blocking(report, False)
     return pid, report
+
+
+def _fork(cgroup: int | None) -> int:
+    if cgroup is not None:
+        # Where it is refused, by a filter of system calls for one, there is still the tree.
+        with contextlib.suppress(OSError):
+            return linux.fork_into(cgroup)
+    return os.fork()
 
 
 def parse_failure(data: bytes) -> dict[str, Any]:

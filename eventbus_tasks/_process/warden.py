@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
 from eventbus_tasks._process import linux, wire
+from eventbus_tasks._process.cgroup import CgroupError, TaskCgroup, find_base
 from eventbus_tasks._process.descriptors import Descriptors, close_all
 from eventbus_tasks._process.family import (
     Process,
@@ -57,7 +58,7 @@ class _Charge:
     """One task in the warden's care, and the warden's copies of what says that it is not over.
 
     Those are the lock of the project and, for its lock alone, the end record: the warden neither
-    reads nor writes it.
+    reads nor writes it. `cgroup` is the control group of the task, if it has got one.
     """
 
     task: int
@@ -66,6 +67,7 @@ class _Charge:
     held: list[int]
     pipes: list[tuple[str, int]] = field(default_factory=list)
     """Where its output is read, for what is left in there when the guardian is killed."""
+    cgroup: TaskCgroup | None = None
     report_at: float | None = None
     """When those who resist the sweep are reported; ``None`` before the sweep, and after that."""
     rounds_without: int = 0
@@ -75,8 +77,10 @@ class _Charge:
 class Warden:
     """Forks guardians on request, reaps them, sweeps up after them and says so."""
 
-    def __init__(self, connection: int, host: int) -> None:
+    def __init__(self, connection: int, host: int, cgroup: str) -> None:
         """Take over the socket to the host and the descriptor of the host's process.
+
+        `cgroup` says below which control group tasks get their own; see `find_base`.
 
         Raises:
             OSError: The kernel refuses something that is indispensable.
@@ -93,6 +97,9 @@ class Warden:
         self._entrusted, self._to_warden = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for end in (self._entrusted, self._to_warden):
             end.setblocking(False)
+        self._cgroups: str | None = None
+        with contextlib.suppress(CgroupError):
+            self._cgroups = find_base(cgroup)
         self._closing = False
         self._connected = True
         self._host_alive = True
@@ -211,7 +218,7 @@ class Warden:
         try:
             pid = os.fork()
             if not pid:
-                _run_guardian(descriptors, self._soft)
+                _run_guardian(descriptors, self._soft, self._cgroups)
         except OSError as error:
             os.close(settled)
             os.close(settle)
@@ -227,7 +234,10 @@ class Warden:
         poll.poll(_SETTLE)
         os.close(settled)
         held = [fd for fd in (descriptors.lock, descriptors.end_record) if fd is not None]
-        self._guardians[pid] = _Charge(request.task, request.uid, request.kill_wait, held, pipes)
+        group = None if self._cgroups is None else TaskCgroup.of(self._cgroups, request.uid)
+        self._guardians[pid] = _Charge(
+            request.task, request.uid, request.kill_wait, held, pipes, group
+        )
         self._close(descriptors, but=[*held, *(pipe for _, pipe in pipes)])
 
     def _refuse(self, task: int, descriptors: Descriptors, error: OSError) -> None:
@@ -289,6 +299,9 @@ class Warden:
         for process in orphans:
             if process.alive:
                 signal_process(process.pid, process.start_time, signal.SIGKILL)
+        for charge in self._sweeping:
+            if charge.cgroup is not None:
+                charge.cgroup.kill()
         nobody = not orphans and self._childless()
         now = time.monotonic()
         for charge in tuple(self._sweeping):
@@ -297,6 +310,8 @@ class Warden:
             charge.rounds_without = 0 if left else charge.rounds_without + 1
             if nobody or (orphans and charge.rounds_without > 1):
                 self._sweeping.remove(charge)
+                if charge.cgroup is not None:
+                    charge.cgroup.remove()
                 self._release(charge)
             elif charge.report_at is not None and now >= charge.report_at:
                 self._report(charge, [process for process in left if process.alive])
@@ -348,7 +363,7 @@ def _make_pipes(streams: Sequence[str], descriptors: Descriptors) -> list[tuple[
     return pipes
 
 
-def _run_guardian(descriptors: Descriptors, nofile: int) -> NoReturn:
+def _run_guardian(descriptors: Descriptors, nofile: int, cgroups: str | None) -> NoReturn:
     """Be a guardian, in the forked child; never returns into the warden's loop."""
     code = GUARDIAN_FAILED
     try:
@@ -358,15 +373,15 @@ def _run_guardian(descriptors: Descriptors, nofile: int) -> NoReturn:
         keep = sorted({0, 1, 2, *descriptors.numbers()})
         for low, high in zip(keep, [*keep[1:], top], strict=True):
             os.closerange(low + 1, high)
-        Guardian(descriptors, nofile=nofile).run()
+        Guardian(descriptors, nofile=nofile, cgroups=cgroups).run()
         code = 0
     finally:
         os._exit(code)
 
 
 def main(arguments: list[str]) -> None:
-    """Run a warden; the arguments are the numbers of its two descriptors."""
-    connection, host = map(int, arguments)
+    """Run a warden; the arguments are the numbers of its two descriptors, and `find_base`'s."""
+    connection, host, cgroup = arguments
     os.chdir("/")
-    Warden(connection, host).run()
+    Warden(int(connection), int(host), cgroup).run()
     sys.exit(0)

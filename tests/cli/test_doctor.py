@@ -215,6 +215,33 @@ def test_leftovers_are_found_and_swept(ebt: StartEbt, family: Family) -> None:
     assert is_running(family.wiped)
 
 
+def test_nobody_hides_from_a_control_group(ebt: StartEbt, cgroup_base: Path) -> None:
+    """Where tasks have control groups, an orphan that has wiped its mark away is found, too."""
+    environ = {**ALONE, "EBT_CGROUP": str(cgroup_base)}
+    family = Family(ebt("run", "--", "sh", "-c", FAMILY, environ=environ))
+    everybody = {family.marked, family.parent, family.below, family.wiped}
+    try:
+        family.kill_everybody()
+        assert {one.pid for one in family.left()} == everybody
+        run(ebt, "doctor", "--sweep", family.task.ref.uid, **ALONE)
+        until(lambda: not any(map(is_running, everybody)))
+    finally:
+        family.end()
+    assert list(cgroup_base.glob("ebt-*")) == []
+
+
+def test_level_of_containment(ebt: StartEbt, cgroup_base: Path) -> None:
+    """The level in force is told, and why it is no better; a wrong setting is wrong."""
+    _, findings = examine(ebt, EBT_CGROUP=str(cgroup_base))
+    assert f"cgroup.kill below {cgroup_base}" in findings["containment"]["text"]
+    _, findings = examine(ebt, EBT_CGROUP="off")
+    assert findings["containment"]["state"] == "ok"
+    assert "switched off" in findings["containment"]["text"]
+    code, findings = examine(ebt, EBT_CGROUP="/no/such/group")
+    assert code == 1
+    assert findings["containment"]["state"] == "wrong"
+
+
 def test_sweep_as_data(ebt: StartEbt, family: Family) -> None:
     """With --json the processes that were ended are in the answer; nothing else is said."""
     family.kill_everybody()
