@@ -64,5 +64,5 @@ def run(arguments: argparse.Namespace) -> int:
         for line in lines:
             print("    " + " ".join(terminal_safe(line).split()))
     if not found:
-        print("no agent: pip install eventbus-tasks-claude (or -codex, -gemini, -opencode)")
+        print("no agent: pip install eventbus-tasks-claude (or -acp, -codex, -gemini, -opencode)")
     return int(failed)

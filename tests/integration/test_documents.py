@@ -58,6 +58,8 @@ ONLY_CHECKED: Final = {
     "from eventbus_tasks_voice.assistant import AssistantTools": "needs an account at OpenAI",
     # Its statements are executed by the plugin's tests/test_conversation.py.
     "from eventbus_tasks import Allow, Deny": "needs a Claude",
+    # The same, by those of the plugin for ACP.
+    "from eventbus_tasks import AgentInputRequired, Allow, Deny": "needs an agent",
 }
 
 
