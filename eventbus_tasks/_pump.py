@@ -18,7 +18,7 @@ from typing import Final
 import anyio
 import anyio.lowlevel
 
-from eventbus_tasks._native import absorb
+from eventbus_tasks._native import absorb, wait_at_most
 
 __all__ = ["OutputPump", "Turn"]
 
@@ -122,17 +122,14 @@ class OutputPump:
             self._release()
 
     async def _round(self) -> None:
-        if not self._ready:
-            await anyio.wait_readable(self._epoll)
-            await self._let_gather()
+        waited = not self._ready and await self._let_gather()
         if self._closed:
             return
-        for descriptor, _ in self._epoll.poll(0):
-            entry = self._entries.get(descriptor)
-            if entry is not None:
-                self._add(entry)
-        if not self._ready:
-            return
+        if not self._collect():
+            await anyio.wait_readable(self._epoll)
+            waited = True
+            if self._closed or not self._collect():
+                return
         began = time.monotonic()
         until = began + BUDGET
         while self._ready:
@@ -143,17 +140,27 @@ class OutputPump:
                 break
         if not self._ready:
             self._rounds.append(began)
-        await anyio.lowlevel.checkpoint()
+        if self._ready or not waited:
+            await anyio.lowlevel.checkpoint()
 
-    async def _let_gather(self) -> None:
+    async def _let_gather(self) -> bool:
         """Wait for a moment under load, unless there is something that must not wait."""
         now = time.monotonic()
         pause = self._rounds[-1] + INTERVAL - now
-        if pause > 0 and now - self._rounds[0] < 1.5 * BUSY * INTERVAL:
-            with anyio.move_on_after(pause):
-                await self._hurry.wait()
+        waits = pause > 0 and now - self._rounds[0] < 1.5 * BUSY * INTERVAL
+        if waits:
+            await wait_at_most(pause, self._hurry)
         if self._hurry.is_set():
             self._hurry = anyio.Event()
+        return waits
+
+    def _collect(self) -> bool:
+        """Take note of what was rung for; return whether there is anything to do."""
+        for descriptor, _ in self._epoll.poll(0):
+            entry = self._entries.get(descriptor)
+            if entry is not None:
+                self._add(entry)
+        return bool(self._ready)
 
     def _add(self, entry: _Entry) -> None:
         if not entry.ready:
