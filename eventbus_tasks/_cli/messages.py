@@ -8,17 +8,32 @@ import sys
 from typing import Final
 
 from eventbus_tasks import terminal_safe
+from eventbus_tasks._cli.terminal import ERASE
 
-__all__ = ["configure_logging", "is_debugging", "say"]
+__all__ = ["configure_logging", "is_debugging", "say", "set_live", "write_line"]
 
 _LOGGER: Final = "eventbus_tasks"
 
 
+_live = False  # a line at the bottom of the terminal is kept up to date
+
+
+def set_live(live: bool) -> None:
+    """Say whether there is a line at the bottom of the terminal that messages must not touch."""
+    global _live
+    _live = live
+
+
 def say(text: str) -> None:
     """Write one message; when standard error is gone, nobody can be told."""
-    line = " ".join(terminal_safe(text).split("\n"))
+    write_line(f"ebt: {' '.join(terminal_safe(text).split(chr(10)))}")
+
+
+def write_line(line: str) -> None:
+    """Write a line to standard error, in the place of the live one, which comes again by itself."""
     try:
-        sys.stderr.write(f"ebt: {line}\n")
+        erase = ERASE if _live and sys.stderr.isatty() else ""
+        sys.stderr.write(f"{erase}{line}\n")
         sys.stderr.flush()
     except (OSError, ValueError):
         pass

@@ -71,6 +71,11 @@ class Outlet:
             self._this_turn = 0
             await self._wait_below(_ENOUGH)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether everything is written."""
+        return not self._waiting and not self._in_flight
+
     async def flush(self) -> None:
         """Wait until everything is written.
 

@@ -13,6 +13,7 @@ import anyio
 import anyio.abc
 
 from eventbus_tasks import (
+    AgentResult,
     EventbusTasksError,
     OutputDropped,
     OutputLine,
@@ -25,10 +26,13 @@ from eventbus_tasks import (
     TaskStarted,
     TaskStatus,
 )
+from eventbus_tasks._cli.asking import Asker, can_ask
 from eventbus_tasks._cli.exits import OUTPUT_CLOSED, OUTPUT_ERROR, code_of_outcome
 from eventbus_tasks._cli.keyboard import Keyboard
 from eventbus_tasks._cli.messages import say
 from eventbus_tasks._cli.outlet import Outlet, OutletError
+from eventbus_tasks._cli.status import Meter, StatusLine
+from eventbus_tasks._cli.terminal import is_styled
 from eventbus_tasks._cli.views import AgentView, CommandView, JsonView, View
 
 if TYPE_CHECKING:
@@ -72,6 +76,8 @@ class _Run:
         self._task: Task | None = None
         self._keyboard: Keyboard | None = None
         self._outcome: Outcome | None = None
+        self._status: StatusLine | None = None  # of an agent, at a terminal
+        self._asker: Asker | None = None
 
     async def main(self) -> None:
         """Run the task. What is refused is in `error` afterwards."""
@@ -82,6 +88,7 @@ class _Run:
         outlet = Outlet(1)
         with anyio.open_signal_receiver(*wanted) as received:
             async with anyio.create_task_group() as group:
+                self._group = group
                 group.start_soon(self._watch_signals, received, group)
                 group.start_soon(self._watch_outlet, outlet)
                 try:
@@ -125,6 +132,10 @@ class _Run:
                         options=options.options,
                     )
                     view = self._make_view(outlet, task)
+                    if self._status is not None:
+                        self._group.start_soon(self._status.serve)
+                    if self._asker is not None:
+                        self._group.start_soon(self._asker.serve)
                     at_keyboard = Keyboard(task) if options.interactive else nullcontext()
                     async with at_keyboard as self._keyboard:
                         with self._showing:
@@ -147,12 +158,27 @@ class _Run:
         if task.agent == "command" or self._options.raw:
             exactly = self._options.interactive or not self._terminal
             return CommandView(outlet, terminal=not exactly)
-        return AgentView(outlet, terminal=self._terminal)
+        meter = Meter()
+        if not is_styled():
+            return AgentView(outlet, terminal=self._terminal, meter=meter)
+        self._status = StatusLine(outlet, meter)
+        if can_ask() and not self._options.interactive:
+            self._asker = Asker(task, self._status)
+        return AgentView(self._status, terminal=True, meter=meter)
 
     async def _show(self, stream: EventStream[TaskEvent], view: View, task: Task) -> None:
         async for event in stream:
             if isinstance(event, TaskStarted) and self._keyboard is not None:
                 self._keyboard.begin()
+            if self._status is not None:
+                self._status.take(event)
+            if self._asker is not None:
+                self._asker.take(event)
+            if isinstance(event, AgentResult) and not event.parent:
+                # An agent that stays would wait for its next prompt.
+                self._group.start_soon(task.close_input)
+            if self._status is not None and isinstance(event, TaskEnded):
+                await self._status.close()
             try:
                 await view.show(event)
             except OutputUnavailableError as error:

@@ -10,7 +10,10 @@ from typing import Final
 
 from eventbus_tasks import terminal_safe
 
-__all__ = ["SafeText", "dim", "is_styled", "render_markdown"]
+__all__ = ["ERASE", "SafeText", "dim", "is_styled", "render_markdown"]
+
+ERASE: Final = "\r\x1b[2K"
+"""Takes away the line in which the cursor is."""
 
 # A control sequence, or a carriage return, of which the end has not come yet.
 _UNFINISHED: Final = re.compile(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
 from eventbus_tasks import (
     AgentActivity,
+    AgentInputAnswered,
     AgentInputRequired,
     AgentMessage,
     AgentResult,
@@ -16,17 +16,18 @@ from eventbus_tasks import (
     AgentSession,
     AgentToolFinished,
     AgentToolStarted,
-    AgentUsage,
     OutputReceived,
     TaskEvent,
     terminal_safe,
 )
-from eventbus_tasks._cli.messages import say
+from eventbus_tasks._cli.messages import say, write_line
+from eventbus_tasks._cli.status import Meter
 from eventbus_tasks._cli.terminal import SafeText, dim, is_styled, render_markdown
 
 if TYPE_CHECKING:
     from eventbus_tasks import Outcome
     from eventbus_tasks._cli.outlet import Outlet
+    from eventbus_tasks._cli.status import Writer
 
 __all__ = ["AgentView", "CommandView", "JsonView", "View", "text_bytes"]
 
@@ -110,9 +111,10 @@ class AgentView:
     Args:
         outlet: Where to write.
         terminal: Somebody watches.
+        meter: What the work costs.
     """
 
-    def __init__(self, outlet: Outlet, *, terminal: bool) -> None:
+    def __init__(self, outlet: Writer, *, terminal: bool, meter: Meter) -> None:
         self._outlet = outlet
         self._terminal = terminal
         self._interpreted = False
@@ -121,13 +123,16 @@ class AgentView:
         self._shown = ""  # the pieces of one whose whole has not come yet
         self._last_message = ""
         self._result: AgentResult | None = None
-        self._meter = Meter()
+        self._meter = meter
 
     async def show(self, event: TaskEvent) -> None:
         """Show one event, if it says something to people."""
         if isinstance(event, OutputReceived):
             await self._show_output(event)
             return
+        if isinstance(event, AgentInputAnswered) and self._terminal:
+            await self._end_piece()
+            await self._write_line(dim(_describe_answer(event)))
         if not isinstance(event, AgentActivity):
             return
         self._interpreted = True
@@ -143,7 +148,7 @@ class AgentView:
         elif self._terminal and (line := _describe(event)):
             await self._end_piece()
             if isinstance(event, AgentToolFinished):
-                line += self._meter.text(event)
+                line += self._meter.text(event.at)
             await self._write_line(dim(line))
 
     async def finish(self, outcome: Outcome) -> None:
@@ -161,9 +166,7 @@ class AgentView:
     async def _show_output(self, event: OutputReceived) -> None:
         if event.stream == "stderr":
             for line in event.lines:
-                text = terminal_safe(line)
-                sys.stderr.write(f"{text}\n")
-                sys.stderr.flush()
+                write_line(terminal_safe(line))
         elif not self._interpreted:
             for line in event.lines:
                 if line.startswith("{"):
@@ -203,35 +206,6 @@ class AgentView:
         await self._outlet.write(text_bytes(f"{text}\n"))
 
 
-class Meter:
-    """What the work has cost so far: time, tokens, money, as far as the agent tells."""
-
-    def __init__(self) -> None:
-        self._since: datetime | None = None
-        self._tokens = 0
-        self._cost = 0.0
-
-    def take(self, event: AgentActivity) -> None:
-        """Take note of an event."""
-        self._since = self._since or event.at
-        if isinstance(event, AgentUsage):
-            self._tokens += (event.input_tokens or 0) + (event.output_tokens or 0)
-            self._cost += event.cost_usd or 0.0
-
-    def text(self, event: AgentActivity) -> str:
-        """Return what has come together until an event, as the end of a line."""
-        parts = []
-        if self._since is not None:
-            seconds = int((event.at - self._since).total_seconds())
-            parts.append(f"{seconds // 60}:{seconds % 60:02d}")
-        if self._tokens:
-            thousands = f"{self._tokens / 1000:.1f}k" if self._tokens >= 1000 else self._tokens
-            parts.append(f"{thousands} tokens")
-        if self._cost:
-            parts.append(f"${self._cost:.2f}")
-        return "".join(f" · {part}" for part in parts)
-
-
 def _describe_retry(event: AgentRetry) -> str:
     line = "⟳ its quota is used up" if event.kind == "rate_limit" else "⟳ it tries again"
     if event.attempt is not None:
@@ -241,6 +215,18 @@ def _describe_retry(event: AgentRetry) -> str:
     if event.until is not None:
         line += f", until {event.until.astimezone():%H:%M}"
     return f"{line}: {event.message}" if event.message else line
+
+
+def _describe_answer(event: AgentInputAnswered) -> str:
+    word = {"allow": "✓ allowed", "deny": "⊘ denied", "answer": "✓ answered"}.get(event.answer)
+    if word is None:
+        return "⊘ not needed any more"
+    why = {
+        "policy": "by a rule",
+        "deadline": "nobody has answered in time",
+        "turn": "the turn has ended",
+    }.get(event.by)
+    return f"{word} ({why})" if why else word
 
 
 def _describe(event: AgentActivity) -> str:

@@ -50,10 +50,10 @@ class Ebt:
         )
         os.close(inner)
 
-    def read_until(self, wanted: bytes) -> bytes:
-        """Read standard output until something has come."""
+    def read_until(self, wanted: bytes, count: int = 1) -> bytes:
+        """Read standard output until something has come so many times."""
         deadline = time.monotonic() + PATIENCE
-        while wanted not in self.seen:
+        while self.seen.count(wanted) < count:
             if not self._read(deadline):
                 raise AssertionError(f"ended without {wanted!r}: {self.seen!r}")
         return self.seen
