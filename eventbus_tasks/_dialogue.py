@@ -15,6 +15,7 @@ from eventbus_tasks.conversation import (
     AgentAnswer,
     Allow,
     Answer,
+    ClosingInterpreter,
     ConversationInterpreter,
     Deny,
     Send,
@@ -139,7 +140,10 @@ class Dialogue:
         """End the agent's input behind everything that was sent."""
         await self._begun.wait()
         if not self._ended:
-            await self._post(b"", close=True).done.wait()
+            interpreter, item = self._interpreter, Send(close=True)
+            if isinstance(interpreter, ClosingInterpreter):
+                item = interpreter.encode_close()
+            await self._send(item).done.wait()
 
     async def interrupt(self) -> None:
         """End the turn at hand; return when the agent was told."""
@@ -167,7 +171,7 @@ class Dialogue:
             self._begun.set()
             try:
                 first = self._interpreter.begin()
-                self.take(first if isinstance(first, Send) else Send(data=first))
+                self._send(first if isinstance(first, Send) else Send(data=first))
             except BaseException as error:
                 self._report(error)
 
@@ -190,11 +194,7 @@ class Dialogue:
     def take(self, item: Send | Withdraw) -> None:
         """Carry out what the interpreter has returned beside events."""
         if isinstance(item, Send):
-            self._post(item.data, close=item.close)
-            if item.within is not None and not self._must_end:
-                self._due = anyio.current_time() + item.within
-                self._must_end = item.close
-                self._wake()
+            self._send(item)
         elif item.request_id in self._open:
             self._withdraw(item.request_id, "agent")
 
@@ -300,6 +300,13 @@ class Dialogue:
         for request_id in tuple(self._open):
             self._withdraw(request_id, "interrupt")
         return data
+
+    def _send(self, item: Send) -> _Message:
+        if item.within is not None and not self._must_end:
+            self._due = anyio.current_time() + item.within
+            self._must_end = item.close
+            self._wake()
+        return self._post(item.data, close=item.close)
 
     def _post(self, data: bytes, *, close: bool = False) -> _Message:
         message = _Message(bytearray(data), close)

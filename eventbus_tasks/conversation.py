@@ -19,6 +19,7 @@ __all__ = [
     "AgentAnswer",
     "Allow",
     "Answer",
+    "ClosingInterpreter",
     "ConversationInterpreter",
     "Deny",
     "Send",
@@ -139,3 +140,14 @@ class ConversationInterpreter(OutputInterpreter, Protocol):
         Raises:
             Exception: It cannot be interrupted; goes to whoever has called `Task.interrupt`.
         """
+
+
+@runtime_checkable
+class ClosingInterpreter(ConversationInterpreter, Protocol):
+    """An interpreter of an agent that would drop its work if its input ended in the middle of it.
+
+    It is asked what to do when a program has called `Task.close_input`.
+    """
+
+    def encode_close(self) -> Send:
+        """Return what lets the agent end: now (``close=True``), or later by a `Send`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from eventbus_tasks_acp import session
 from fake_acp import Manners
 from talking import Talk
 
@@ -233,3 +234,47 @@ async def test_one_that_has_ended_takes_no_prompt(talk: Talk) -> None:
     run = await talk.play("say Hello.")
     with pytest.raises(InputClosedError):
         await run.task.send("say more")
+
+
+async def test_closing_does_not_cut_a_turn_off(talk: Talk) -> None:
+    """An input that is closed in the middle of a turn is closed when it has ended."""
+
+    async def react(task: Task, event: TaskEvent) -> None:
+        if isinstance(event, AgentInputRequired):
+            await task.send("say Second.")
+            await task.close_input()
+            with pytest.raises(InputClosedError):
+                await task.send("say Third.")
+            await task.answer(event, Allow())
+
+    run = await talk.play("ask 1 file", react, options=STAYS)
+    assert [event.ok for event in run.of(AgentResult)] == [True, True]
+    assert (run.outcome.reason, run.outcome.result) == (Reason.EXITED, "Second.")
+
+
+async def test_one_that_is_closed_and_does_not_end(
+    talk: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An agent that does not end when a program closes its input is ended."""
+    monkeypatch.setattr(session, "_UNTIL_END", 0.2)
+
+    async def react(task: Task, event: TaskEvent) -> None:
+        if isinstance(event, AgentResult):
+            await task.close_input()
+
+    run = await talk.play("say Hello.", react, options=STAYS, manners=Manners(stays=True))
+    assert (run.outcome.reason, run.outcome.result) == (Reason.EXITED, "Hello.")
+
+
+async def test_a_prompt_after_the_last_turn(talk: Talk) -> None:
+    """A prompt for an agent that was let go is refused, not lost."""
+    refused = []
+
+    async def react(task: Task, event: TaskEvent) -> None:
+        if isinstance(event, AgentResult):
+            with pytest.raises(InputClosedError):
+                await task.send("say more")
+            refused.append(event)
+
+    run = await talk.play("say Hello.", react)
+    assert (run.outcome.result, len(refused)) == ("Hello.", 1)

@@ -20,7 +20,7 @@ __all__ = ["AcpInterpreter"]
 
 
 class AcpInterpreter(JsonLinesInterpreter):
-    """The `ConversationInterpreter` of one agent that speaks the protocol on its standard streams.
+    """The `ClosingInterpreter` of one agent that speaks the protocol on its standard streams.
 
     Args:
         plan: What its session is to be.
@@ -48,6 +48,10 @@ class AcpInterpreter(JsonLinesInterpreter):
     def encode_interrupt(self) -> bytes:
         """Return what ends the turn at hand."""
         return self.session.interrupt()
+
+    def encode_close(self) -> Send:
+        """Return what lets the agent end, when the turn at hand has ended."""
+        return self.session.close()
 
     def read(self, data: Mapping[str, Any]) -> Iterator[Item]:
         """Return what one message means, and what it calls for."""

@@ -21,6 +21,7 @@ from eventbus_tasks import (
     AgentUsage,
     Allow,
     Deny,
+    InputClosedError,
     Send,
     Withdraw,
 )
@@ -122,12 +123,14 @@ class AcpSession:
         self.turns: int = 0
         self.waiting_for: str = ""
         self._plan = plan
+        self._stays = plan.stays
         self._prompts: deque[str] = deque([plan.prompt])
         self._dropped = False  # the first prompt was interrupted before it was sent
         self._number = 0
         self._continuations: dict[int, _Continuation] = {}
         self._ready = False  # prompts can be sent
         self._busy = False  # a turn is at hand
+        self._closing = False  # no prompt follows those that are known
         self._given_up = False  # there will be no (further) turn
         self._replaying = False  # an earlier conversation is being told once more
         self._messages = Messages()
@@ -172,9 +175,25 @@ class AcpSession:
         return self._send("initialize", params, self._initialized)
 
     def prompt(self, text: str) -> bytes:
-        """Return what gives the agent a prompt; one that is busy gets it after its turn."""
+        """Return what gives the agent a prompt; one that is busy gets it after its turn.
+
+        Raises:
+            InputClosedError: There will be no further turn.
+        """
+        if self._given_up or self._closing:
+            raise InputClosedError("the session with the agent has ended")
         self._prompts.append(text)
         return self._next_turn()
+
+    def close(self) -> Send:
+        """Let the agent end, now or after the turns that it was promised.
+
+        Its input is not closed in the middle of a turn: agents drop their work then.
+        """
+        self._stays = False
+        self._closing = True
+        done = self._ready and not self._busy and not self._prompts
+        return Send(close=True, within=_UNTIL_END) if done else Send()
 
     def answer_permission(self, request_id: str, answer: AgentAnswer) -> bytes:
         """Return what answers a permission request; ``b""`` for one that is not open.
@@ -426,7 +445,7 @@ class AcpSession:
         data = self._next_turn()
         if data:
             yield Send(data=data)
-        elif not self._plan.stays:
+        elif not self._stays:
             self._given_up = True
             yield Send(close=True, within=_UNTIL_END)
 
