@@ -42,6 +42,8 @@ class Agent:
         rights: Options with which it may do everything.
         shell: What its shell tool is called in events.
         knows_status: It tells the exit status of a command.
+        hides_401: It replaces the API's words by its own, where they mean that nobody is logged in.
+        forgets: It loses a session that is resumed in the minute in which it began.
     """
 
     cli: CliPackage
@@ -49,6 +51,8 @@ class Agent:
     rights: Mapping[str, Any] = field(default_factory=dict)
     shell: str
     knows_status: bool = True
+    hides_401: bool = False
+    forgets: bool = False
 
 
 AGENTS: Final = {
@@ -56,16 +60,26 @@ AGENTS: Final = {
     "gemini": Agent(cli=GEMINI, rights={"approval_mode": "yolo"}, shell="run_shell_command"),
     "opencode": Agent(cli=OPENCODE, rights={"auto": True}, shell="bash"),
     "claude-acp": Agent(
-        cli=CLAUDE_ACP, plugin="acp", rights={"mode": "bypassPermissions"}, shell="Bash"
+        cli=CLAUDE_ACP,
+        plugin="acp",
+        rights={"mode": "bypassPermissions"},
+        shell="Bash",
+        hides_401=True,
     ),
     "codex-acp": Agent(
         cli=CODEX_ACP,
         plugin="acp",
         rights={"mode": "agent-full-access"},
         shell="exec_command",
+        hides_401=True,
     ),
     "gemini-acp": Agent(
-        cli=GEMINI, plugin="acp", rights={"mode": "yolo"}, shell="execute", knows_status=False
+        cli=GEMINI,
+        plugin="acp",
+        rights={"mode": "yolo"},
+        shell="execute",
+        knows_status=False,
+        forgets=True,
     ),
     "opencode-acp": Agent(cli=OPENCODE, plugin="acp", shell="execute"),
 }

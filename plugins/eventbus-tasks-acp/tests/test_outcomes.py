@@ -55,10 +55,14 @@ API = json.dumps({"error": {"code": 400, "message": "no such model", "status": "
         ({"code": -32603, "message": "Internal error", "data": {"details": "why"}}, "why"),
         ({"code": -32603, "message": "Internal error", "data": "why"}, "why"),
         ({"code": 400, "message": API}, "the API answered 400: no such model"),
+        (
+            {"code": -32000, "message": "Authentication required"},
+            "it is not logged in: Authentication required",
+        ),
         ({"code": -32603, "message": ""}, "error -32603"),
         ({}, "error None"),
     ],
-    ids=["prefix", "details", "data", "json", "nothing", "empty"],
+    ids=["prefix", "details", "data", "json", "login", "nothing", "empty"],
 )
 async def test_errors(talk: Talk, error: dict[str, Any], message: str) -> None:
     """An error in the place of a turn's end fails the task, with its words in one line."""

@@ -90,6 +90,7 @@ KNOWN: Final[Mapping[str, AcpAgent]] = MappingProxyType(
             variables=("GEMINI_API_KEY", "GOOGLE_API_KEY", "GOOGLE_APPLICATION_CREDENTIALS"),
             known_bugs=(
                 KnownBug(what="calls a command that failed a success, and so do its events"),
+                KnownBug(what="loses a session that is resumed in the minute in which it began"),
             ),
         ),
         "opencode-acp": AcpAgent(

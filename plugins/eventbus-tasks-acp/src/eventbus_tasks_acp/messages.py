@@ -10,7 +10,6 @@ from typing import Any, Final
 from eventbus_tasks.agents import count_in, object_in, one_line, parse_object, text_in
 
 __all__ = [
-    "AUTH_REQUIRED",
     "encode",
     "error_text",
     "failure",
@@ -20,8 +19,8 @@ __all__ = [
     "request",
 ]
 
-AUTH_REQUIRED: Final = -32000
-"""The protocol's error code of an agent that nobody is logged in to."""
+_AUTH_REQUIRED: Final = -32000
+"""The error code of an agent that nobody is logged in to, or whose model says so."""
 
 _METHOD_NOT_FOUND: Final = -32601
 
@@ -73,7 +72,7 @@ def error_text(error: Mapping[str, Any]) -> str:
     for text in (_EMPTY_WORDS.sub("", text_in(error, "message"), 1), details):
         words = readable(text)
         if words:
-            return words
+            return f"it is not logged in: {words}" if error.get("code") == _AUTH_REQUIRED else words
     return f"error {error.get('code')!r}"[:_MESSAGE]
 
 

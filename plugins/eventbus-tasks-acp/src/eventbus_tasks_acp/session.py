@@ -36,7 +36,6 @@ from eventbus_tasks.agents import (
 )
 from eventbus_tasks_acp.choices import choice, current
 from eventbus_tasks_acp.messages import (
-    AUTH_REQUIRED,
     error_text,
     failure,
     notification,
@@ -370,10 +369,7 @@ class AcpSession:
 
     def _opened(self, message: Mapping[str, Any]) -> Iterator[Item]:
         if "error" in message:
-            error = object_in(message, "error")
-            needs_login = error.get("code") == AUTH_REQUIRED
-            words = error_text(error)
-            yield from self._give_up(f"it is not logged in: {words}" if needs_login else words)
+            yield from self._give_up(error_text(object_in(message, "error")))
             return
         result = object_in(message, "result")
         self.session_id = text_in(result, "sessionId") or self._plan.resume
