@@ -5,7 +5,8 @@ executable: it writes down what it was given, plays its scenario, and exits. Sta
 
 A scenario is a list of steps, each one a dictionary with one key:
 
-- ``{"line": {…}}``: one line of JSON on standard output
+- ``{"line": {…}}``: one line of JSON on standard output; the text ``$SESSION`` in it becomes the
+  value of the argument ``--session-id=`` or ``--resume=``
 - ``{"stdout": "…"}`` or ``{"stderr": "…"}``: text as it is
 - ``{"wait": "SIGINT"}``: go on when that signal comes
 - ``{"ignore": "SIGTERM"}``: do not react to that signal from here on
@@ -15,6 +16,7 @@ A scenario is a list of steps, each one a dictionary with one key:
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -46,6 +48,7 @@ class ScriptedCli:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "version").write_text(f"{version}\n", "utf-8")
         self.directory = directory
+        self._numbers = itertools.count(1)
         self.executable: Path = directory / program
         source = Path(__file__).read_text("utf-8")
         # -I and -S: what it records is what it was given, and it starts in 20 ms.
@@ -53,8 +56,11 @@ class ScriptedCli:
         self.executable.chmod(0o700)
 
     def environment(self, *steps: ScriptStep) -> dict[str, str]:
-        """Write a scenario, and return the variables with which it is played."""
-        scenario = self.directory / "scenario.json"
+        """Write a scenario, and return the variables with which it is played.
+
+        Those that were written before stay, so several can be played at the same time.
+        """
+        scenario = self.directory / f"scenario-{next(self._numbers)}.json"
         scenario.write_text(json.dumps(steps), "utf-8")
         return {
             "PATH": f"{self.directory}{os.pathsep}{os.environ['PATH']}",
@@ -64,6 +70,8 @@ class ScriptedCli:
     @property
     def record(self) -> dict[str, Any]:
         """What the last run was given: ``argv``, ``env``, ``cwd`` and ``stdin`` to its end.
+
+        Of several at the same time, the one that has begun to play last.
 
         Raises:
             FileNotFoundError: It was not run yet.
@@ -77,6 +85,14 @@ def _write_all(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
+
+
+def _session(argv: list[str]) -> str:
+    for flag in ("--session-id=", "--resume="):
+        for word in argv:
+            if word.startswith(flag):
+                return word.removeprefix(flag)
+    return "00000000-0000-4000-8000-000000000000"
 
 
 def _play() -> int:
@@ -99,10 +115,11 @@ def _play() -> int:
     # Blocked before the first output: whoever has seen output can send one, and none is missed.
     awaited = {signal.Signals[step["wait"]] for step in steps if "wait" in step}
     signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
+    session = _session(sys.argv)
     for step in steps:
         match step:
             case {"line": fields}:
-                line = json.dumps(fields, ensure_ascii=False)
+                line = json.dumps(fields, ensure_ascii=False).replace("$SESSION", session)
                 _write_all(1, line.encode("utf-8", "surrogatepass") + b"\n")
             case {"stdout": words}:
                 _write_all(1, words.encode())

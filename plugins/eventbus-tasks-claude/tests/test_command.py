@@ -11,7 +11,7 @@ import eventbus_tasks_claude
 import pytest
 from eventbus_tasks_claude import session_id_of
 from eventbus_tasks_claude.environment import SESSION_VARIABLES
-from fake_claude import FakeClaude, init, result
+from fake_claude import init, result
 
 from eventbus_tasks import (
     AgentSession,
@@ -23,6 +23,7 @@ from eventbus_tasks import (
     TerminationPolicy,
     hookimpl,
 )
+from eventbus_tasks.testing.agents import ScriptedCli
 
 pytestmark = pytest.mark.anyio
 
@@ -44,7 +45,7 @@ ANSWER = (init(), result())
     ids=["plain", "dash", "flag", "slash", "bang", "at", "unicode", "300KB"],
 )
 async def test_the_prompt_goes_to_standard_input_and_nowhere_else(
-    play: Any, fake: FakeClaude, prompt: str
+    play: Any, fake: ScriptedCli, prompt: str
 ) -> None:
     """Any prompt arrives byte by byte on stdin, which then ends; no argument has it."""
     run = await play(*ANSWER, prompt=prompt)
@@ -62,7 +63,7 @@ async def test_the_prompt_goes_to_standard_input_and_nowhere_else(
 
 
 async def test_bytes_of_a_prompt_that_are_not_utf8_arrive_as_they_were(
-    play: Any, fake: FakeClaude
+    play: Any, fake: ScriptedCli
 ) -> None:
     """A prompt from a command line in another encoding is handed on unchanged."""
     await play(*ANSWER, prompt=os.fsdecode(b"caf\xe9"))
@@ -70,7 +71,7 @@ async def test_bytes_of_a_prompt_that_are_not_utf8_arrive_as_they_were(
 
 
 async def test_traces_of_a_session_around_are_gone_and_configuration_stays(
-    play: Any, fake: FakeClaude, monkeypatch: pytest.MonkeyPatch
+    play: Any, fake: ScriptedCli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Started from inside Claude Code, the child doesn't know; what the user set, it does."""
     for name in SESSION_VARIABLES:
@@ -87,13 +88,13 @@ async def test_traces_of_a_session_around_are_gone_and_configuration_stays(
     assert environment["EXTRA"] == "x"
 
 
-async def test_it_works_in_the_project(play: Any, fake: FakeClaude, project: Path) -> None:
+async def test_it_works_in_the_project(play: Any, fake: ScriptedCli, project: Path) -> None:
     """The working directory is the project."""
     await play(*ANSWER)
     assert fake.record["cwd"] == str(project)
 
 
-async def test_options_become_glued_arguments(play: Any, fake: FakeClaude) -> None:
+async def test_options_become_glued_arguments(play: Any, fake: ScriptedCli) -> None:
     """Each option is one argument, so no value can be taken for a flag."""
     session = str(uuid.uuid4())
     options = {
@@ -185,7 +186,7 @@ async def test_a_new_session_has_the_uid_of_the_task(play: Any) -> None:
     ],
 )
 async def test_a_resumed_session_gets_no_new_id(
-    play: Any, fake: FakeClaude, options: dict[str, Any], arguments: list[str]
+    play: Any, fake: ScriptedCli, options: dict[str, Any], arguments: list[str]
 ) -> None:
     """With a session to go on with, none is chosen."""
     await play(*ANSWER, options=options)
@@ -203,7 +204,7 @@ async def test_a_missing_claude_is_a_failed_start(play: Any, tmp_path: Path) -> 
 
 
 async def test_settings_are_the_defaults_of_options(
-    play: Any, fake: FakeClaude, monkeypatch: pytest.MonkeyPatch
+    play: Any, fake: ScriptedCli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Settings apply where the request has no option of that name, and only there."""
     monkeypatch.setenv("EBT_CLAUDE_EXECUTABLE", str(fake.executable))
@@ -220,7 +221,7 @@ async def test_settings_are_the_defaults_of_options(
 
 
 async def test_a_project_cannot_raise_its_rights(
-    play: Any, fake: FakeClaude, project: Path
+    play: Any, fake: ScriptedCli, project: Path
 ) -> None:
     """Of a project's own file, model and turns are honoured; program and permissions are not."""
     (project / ".eventbus-tasks.toml").write_text(

@@ -1,20 +1,22 @@
-"""The scripted Claude itself, where tests of other things rely on it."""
+"""The scripted program itself, where tests of other things rely on it."""
 
 from __future__ import annotations
 
 import os
 import subprocess
+from pathlib import Path
 
-from fake_claude import FakeClaude, init, result
+from eventbus_tasks.testing.agents import ScriptedCli
 
 AT_ONCE = 24
 
 
-def test_parallel_runs_do_not_disturb_each_other(fake: FakeClaude) -> None:
+def test_parallel_runs_do_not_disturb_each_other(tmp_path: Path) -> None:
     """Many that begin at the same moment play their own scenarios, and one whole record is left."""
+    fake = ScriptedCli(tmp_path / "bin", "agent")
     running = []
     for number in range(AT_ONCE):
-        environment = {**os.environ, **fake.environment(init(), result(f"answer {number}"))}
+        environment = {**os.environ, **fake.environment({"line": {"answer": f"answer {number}"}})}
         process = subprocess.Popen(
             [fake.executable],
             env=environment,
@@ -34,3 +36,17 @@ def test_parallel_runs_do_not_disturb_each_other(fake: FakeClaude) -> None:
         assert f'"answer {number}"'.encode() in output
     assert fake.record["stdin"] == b""
     assert not list(fake.directory.glob("*.part"))
+
+
+def test_session_is_the_one_asked_for(tmp_path: Path) -> None:
+    """The session of an argument stands in the lines."""
+    fake = ScriptedCli(tmp_path / "bin", "agent")
+    environment = {**os.environ, **fake.environment({"line": {"session": "$SESSION"}})}
+    done = subprocess.run(
+        [fake.executable, "--resume=s-1"],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=60,
+    )
+    assert done.stdout == b'{"session": "s-1"}\n'
