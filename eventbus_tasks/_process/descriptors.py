@@ -30,6 +30,7 @@ class Descriptors:
         end_record: The durable record.
         rendezvous: Socket at which others find the guardian.
         warden: Socket to the warden, which all guardians share.
+        board: File whose bytes are locked to share memory with the warden, which owns it.
     """
 
     control: int
@@ -47,6 +48,7 @@ class Descriptors:
     end_record: int | None = None
     rendezvous: int | None = None
     warden: int | None = None
+    board: int | None = None
 
     def give_pipe(self, stream: str, pipe: int, end: int) -> None:
         """Add a pipe for a stream."""

@@ -24,44 +24,52 @@ from dataclasses import replace
 from typing import Any, Final
 
 from eventbus_tasks._process import linux, wire
+from eventbus_tasks._process.board import Slot
 from eventbus_tasks._process.capture import Capture
 from eventbus_tasks._process.cgroup import TaskCgroup
+from eventbus_tasks._process.climbing import Climber
 from eventbus_tasks._process.descriptors import Descriptors
 from eventbus_tasks._process.family import (
     Process,
     children,
-    descendants,
     read_process,
     survivors_of,
 )
 from eventbus_tasks._process.history import History
-from eventbus_tasks._process.ladder import KILL, Ladder, Policy, Rung, rungs_of
+from eventbus_tasks._process.ladder import Policy, rungs_of
 from eventbus_tasks._process.marker import MARK
 from eventbus_tasks._process.outbox import Outbox
 from eventbus_tasks._process.pty import Pty
 from eventbus_tasks._process.record import write_end_record
 from eventbus_tasks._process.rendezvous import Rendezvous, hand_over
-from eventbus_tasks._process.signalling import send_rung
 from eventbus_tasks._process.spawn import IGNORED, LeaderPlan, parse_failure, start_leader
 from eventbus_tasks._process.streams import open_streams
 from eventbus_tasks._process.upwards import WardenLink
 
 __all__ = ["Descriptors", "Guardian"]
 
-_MAX_PIDS: Final = 1000
-"""Processes that the message about one signal names."""
-
 _REQUEST: Final = 16 * 1024
 """No request of a host is larger than this."""
 
 
-class Guardian:
+class Guardian(Climber):
     """The life of one task, from its fork to its last descendant."""
 
     def __init__(
-        self, descriptors: Descriptors, *, nofile: int, cgroups: str | None = None
+        self,
+        descriptors: Descriptors,
+        *,
+        nofile: int,
+        cgroups: str | None = None,
+        slot: Slot | None = None,
     ) -> None:
         """Read the specification and prepare; nothing is started yet.
+
+        Args:
+            descriptors: Belong to the guardian from here on.
+            nofile: Soft limit of open files, where the specification has none.
+            cgroups: Below which control group the task gets its own, if it can have one.
+            slot: What the guardian shares with its warden.
 
         Raises:
             OSError: The kernel refuses something that is indispensable.
@@ -88,10 +96,10 @@ class Guardian:
             with contextlib.suppress(OSError):
                 self._cgroup = TaskCgroup.make(cgroups, self._spec.uid)
         self._nofile = nofile if self._spec.nofile is None else self._spec.nofile
-        self._policy = Policy.from_dict(self._spec.policy)
+        super().__init__(Policy.from_dict(self._spec.policy), slot)
         self._captures: list[Capture] = []
         self._pty: Pty | None = None
-        self._leader = 0
+        self._leader = self._leader_start = 0
         self._report = -1
         self._report_data = b""
         self._reaped = False
@@ -100,18 +108,9 @@ class Guardian:
         me = read_process(os.getpid())
         self._start_time = me.start_time if me else 0
         self._host_identity = self._spec.about.get("host")
-        self._ladder: Ladder | None = None
-        self._reason: str | None = None
         self._terminated = False
         self._host_lost = False
         self._ended = False
-        self._outlived: set[tuple[int, int]] = set()
-        self._killed: set[int] = set()
-        now = time.monotonic()
-        self._time_limit: float | None = None
-        self._last_output = now
-        self._leave_or_kill_at: float | None = None
-        self._drain_until: float | None = None
         self._wake = -1
         self._watched: dict[int, int] = {}
         self._poll = select.poll()
@@ -178,7 +177,10 @@ class Guardian:
         self._spec = replace(spec, env={}, request={})
         if self._policy.timeout is not None:
             self._time_limit = time.monotonic() + self._policy.timeout
-        return True
+        leader = read_process(self._leader)
+        self._leader_start = leader.start_time if leader else 0
+        with self._shared():
+            return True
 
     def _environment(self) -> dict[bytes, bytes]:
         pairs = {**self._spec.env, MARK: self._spec.uid}
@@ -195,7 +197,11 @@ class Guardian:
 
     def _turn(self) -> bool:
         """Wait for something to happen and deal with it; return whether all is over."""
-        if not self._wait() and self._return_code is None:
+        more = self._wait()
+        if self._slot.taken:
+            with self._shared():
+                pass  # before anything else: what has happened may be its doing
+        if not more and self._return_code is None:
             # Nothing but output, which there may be much of: all else is as it was.
             now = time.monotonic()
             self._check_limits(now)
@@ -247,7 +253,9 @@ class Guardian:
             self._poll = select.poll()
             for descriptor, mask in watched.items():
                 self._poll.register(descriptor, mask)
+        self._slot.idle = True
         ready = self._poll.poll(timeout)
+        self._slot.idle = False
         more = not ready
         for descriptor, _ in ready:
             if descriptor in outputs:
@@ -262,11 +270,6 @@ class Guardian:
             else:
                 self._callers.append(descriptor)
         return more
-
-    @property
-    def _idle_limit(self) -> float | None:
-        running = self._return_code is None and self._reason is None
-        return self._policy.idle_timeout if running else None
 
     def _check_start(self) -> bool:
         """Learn whether the program runs; return ``True`` if it never will."""
@@ -325,11 +328,12 @@ class Guardian:
         self._return_code = code if result.si_code == os.CLD_EXITED else -code
         self._time_limit = None
         self._send(wire.LeaderExited(return_code=self._return_code, at=time.time()))
-        now = time.monotonic()
-        if self._ladder is None:
-            self._leave_or_kill_at = now + self._policy.exit_grace
-        else:
-            self._ladder.leader_left(now + self._policy.exit_grace)
+        until = time.monotonic() + self._policy.exit_grace
+        with self._shared():
+            if self._ladder is None:
+                self._leave_or_kill_at = until
+            else:
+                self._ladder.leader_left(until)
 
     def _read_control(self) -> None:
         """Carry out what the host asks for."""
@@ -351,7 +355,7 @@ class Guardian:
                     rungs = () if message.now else self._policy.rungs
                     if message.steps is not None and not message.now:
                         rungs = rungs_of(message.steps)
-                    self._stop(message.reason, rungs)
+                    self._stop(message.reason, rungs, asked=True)
                 elif isinstance(message, wire.Resize) and self._pty is not None:
                     self._pty.resize(message.columns, message.lines)
         if self._terminated:
@@ -428,92 +432,10 @@ class Guardian:
         self._control = connection
         self._out = Outbox(connection)
         self._host_identity = who.get("host")
-        self._host_lost = False
+        self._host_lost, self._adopted = False, True
         for message in self._history.messages():
             self._out.send(wire.encode(message))
         return None
-
-    # -- limits and the ladder -----------------------------------------------------------------
-
-    def _check_limits(self, now: float) -> None:
-        policy = self._policy
-        if self._leave_or_kill_at is not None and now >= self._leave_or_kill_at:
-            self._leave_or_kill_at = None
-            if policy.after_exit == "kill":
-                self._ladder = Ladder(policy.rungs, kill_wait=policy.kill_wait, now=now)
-            elif family := self._family():
-                self._capture(now)
-                self._end(survivors=family)
-        if self._return_code is not None or self._reason is not None:
-            return
-        if self._time_limit is not None and now >= self._time_limit:
-            self._stop("timed_out", policy.rungs)
-        elif self._idle_limit is not None and now >= self._last_output + self._idle_limit:
-            # Output that is there and was not taken yet is not idleness.
-            self._capture(now)
-            if now >= self._last_output + self._idle_limit:
-                self._stop("idle", policy.rungs)
-
-    def _check_output_limit(self) -> None:
-        policy = self._policy
-        if policy.max_output is not None and policy.keep == "stop" and self._reason is None:
-            written = sum(capture.size for capture in self._captures)
-            if written > policy.max_output and self._return_code is None:
-                self._stop("output_limit", policy.rungs)
-
-    def _stop(self, reason: str, rungs: tuple[Rung, ...]) -> None:
-        """Begin the ladder; if one is begun already, only shorten it."""
-        now = time.monotonic()
-        if self._drain_until is not None:
-            return  # there is nobody to stop
-        if self._ladder is not None:
-            self._ladder.shorten(rungs, now)
-            return
-        self._ladder = Ladder(rungs, kill_wait=self._policy.kill_wait, now=now)
-        self._leave_or_kill_at = self._time_limit = None
-        if self._return_code is None:
-            self._reason = reason
-            self._send(wire.Stopping(reason=reason, at=time.time()))
-
-    def _climb(self, now: float) -> None:
-        if self._ladder is None:
-            return
-        while (rung := self._ladder.advance(now)) is not None:
-            if self._signal(rung) or rung is KILL:
-                break
-            self._ladder.skip(now)
-        if self._ladder.given_up(now) and not self._ended and (family := self._family()):
-            self._capture(now)
-            self._end(survivors=family, unkillable=True)
-
-    def _signal(self, rung: Rung) -> bool:
-        """Send one rung to its scope and report whom it has reached."""
-        reached = send_rung(
-            rung, self._family, leader=self._leader, pinned=bool(self._leader) and not self._reaped
-        )
-        if self._return_code is not None:
-            self._outlived |= {(p.pid, p.start_time) for p in reached.values()}
-        fresh_pids = tuple(sorted(reached))
-        if rung is KILL:
-            if self._cgroup is not None:
-                self._cgroup.kill()
-            # SIGKILL is repeated; it is news only for those whom it reaches first.
-            fresh_pids = tuple(pid for pid in fresh_pids if pid not in self._killed)
-            self._killed |= set(fresh_pids)
-        if fresh_pids:
-            self._send(
-                wire.SignalSent(
-                    signal=rung.signal,
-                    pids=fresh_pids[:_MAX_PIDS],
-                    scope=rung.scope,
-                    at=time.time(),
-                )
-            )
-        return bool(reached)
-
-    def _family(self) -> list[Process]:
-        """Return everything that lives below us."""
-        return [process for process in descendants(os.getpid()) if process.alive]
 
     # -- output --------------------------------------------------------------------------------
 
@@ -540,8 +462,9 @@ class Guardian:
             self._children_changed = False
             if not self._gone():
                 return False
+            with self._shared():
+                self._drain_until = now + self._policy.drain
             self._ladder = self._leave_or_kill_at = None
-            self._drain_until = now + self._policy.drain
             if self._pty is not None:
                 self._pty.hang_up()
         if not all(capture.finished for capture in self._captures):

@@ -94,6 +94,8 @@ class GuardianLink:
         self._closed = False
         self._event: anyio.Event | None = None
         self._forget: Callable[[int], object] = lambda _: None
+        self._alert: Callable[[wire.StopAsked], object] = lambda _: None
+        self._stopping = False
         self._pipes: list[tuple[str, int]] = []
         _open.add(self)
 
@@ -170,6 +172,7 @@ class GuardianLink:
                     continue
                 self._final = True
             messages.append(message)
+        messages = [message for message in messages if not self._is_known(message)]
         if self._eof and self._warden_lost and not any(isinstance(m, wire.Released) for m in extra):
             # Nobody else is left to say it.
             if not self._final:
@@ -182,6 +185,13 @@ class GuardianLink:
         if any(isinstance(m, (wire.Ended, wire.Unswept, wire.Released)) for m in messages):
             self._wake()  # others may wait for what was taken here
         return messages
+
+    def _is_known(self, message: wire.Message) -> bool:
+        """Whether guardian and warden both say it: one because it hangs, the other since then."""
+        if not isinstance(message, wire.Stopping):
+            return False
+        known, self._stopping = self._stopping, True
+        return known
 
     def _received(self, message: Any) -> wire.Message:
         if isinstance(message, wire.Started):
@@ -215,11 +225,12 @@ class GuardianLink:
         """
         if self._closed or self._eof:
             return
-        message = wire.Stop(
-            reason=reason, steps=None if steps is None else tuple(map(dict, steps)), now=now
-        )
+        rungs = None if steps is None else tuple(map(dict, steps))
+        message = wire.Stop(reason=reason, steps=rungs, now=now)
         self._unsent.append(wire.encode(message))
         self._flush()
+        # Should the guardian hang, its warden does it.
+        self._alert(wire.StopAsked(task=self._task, reason=reason, steps=rungs, now=now))
 
     def resize(self, columns: int, lines: int) -> None:
         """Give the terminal of the task another size; nothing happens where it has none."""
@@ -251,9 +262,7 @@ class GuardianLink:
             self._pipes.extend(zip(message.pipes, pipes, strict=False))
         if isinstance(message, wire.WardenLost):
             self._warden_lost = True
-            self._wake()  # the guardian's socket stays silent
-        elif self._event is not None:
-            self._event.set()
+        self._wake()  # the guardian's socket may stay silent
 
     def close(self) -> None:
         """Let go of the guardian; one that still works takes this for the death of its host."""
@@ -419,6 +428,7 @@ class WardenClient:
                     request = wire.LaunchRequest(
                         task=task,
                         uid=spec.uid,
+                        timeout=spec.policy.get("timeout"),
                         pipes=streams if spec.capture == "pipe" else (),
                         kill_wait=float(spec.policy.get("kill_wait", KILL_WAIT)),
                         descriptors=tuple(sent),
@@ -429,9 +439,15 @@ class WardenClient:
             undo.pop_all()
         self._next_task += 1
         link = GuardianLink(task, ours, bell, spec.argv)
+        link._alert = self._alert
         link._forget = lambda task: self._links.pop(task, None)
         self._links[task] = link
         return link
+
+    def _alert(self, message: wire.StopAsked) -> None:
+        if not self.lost:
+            with contextlib.suppress(OSError):  # gone: then nobody can stand in for a guardian
+                self._send(wire.encode(message), [])
 
     def _send(self, packet: bytes, descriptors: list[int]) -> None:
         if not self._queue:

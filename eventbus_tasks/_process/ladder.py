@@ -88,6 +88,31 @@ class Ladder:
         self._killing_since: float | None = None
         self._for_leader = False
 
+    @classmethod
+    def resumed(
+        cls,
+        rungs: Sequence[Rung],
+        *,
+        kill_wait: float,
+        due: float,
+        killing_since: float | None,
+        for_leader: bool,
+    ) -> Ladder:
+        """Go on where another ladder was, as `standing` tells it."""
+        ladder = cls(rungs, kill_wait=kill_wait, now=due)
+        ladder._killing_since = killing_since
+        ladder._for_leader = for_leader
+        return ladder
+
+    def standing(self) -> dict[str, Any]:
+        """Return what `resumed` needs to go on."""
+        return {
+            "rungs": tuple(self._rungs),
+            "due": self._due,
+            "killing_since": self._killing_since,
+            "for_leader": self._for_leader,
+        }
+
     def advance(self, now: float) -> Rung | None:
         """Return the rung that is due, once, or ``None``."""
         if now < self._due:

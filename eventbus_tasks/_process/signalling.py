@@ -11,7 +11,10 @@ from typing import Final
 from eventbus_tasks._process.family import Process, read_process, signal_process
 from eventbus_tasks._process.ladder import KILL, Rung
 
-__all__ = ["send_rung"]
+__all__ = ["MAX_PIDS", "send_rung"]
+
+MAX_PIDS: Final = 1000
+"""Processes that the message about one signal names."""
 
 _ROUNDS: Final = 3
 """Walks per rung: who was forked during the first one is found by the next."""

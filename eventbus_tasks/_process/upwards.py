@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from collections.abc import Sequence
 from typing import Final
 
 __all__ = ["WardenLink", "receive"]
@@ -25,19 +26,34 @@ class WardenLink:
         Returns:
             Whether it has it.
         """
+        return self._send(stream, [pipe])
+
+    def announce_ladder(self) -> bool:
+        """Tell the warden that a ladder has begun: it looks after it from now on.
+
+        Returns:
+            Whether it knows.
+        """
+        return self._send("", [])
+
+    def _send(self, stream: str, descriptors: Sequence[int]) -> bool:
+        packet = json.dumps([os.getpid(), stream]).encode()
         try:
-            socket.send_fds(self._socket, [json.dumps([os.getpid(), stream]).encode()], [pipe])
+            socket.send_fds(self._socket, [packet], descriptors)
         except OSError:
             return False
         return True
 
 
-def receive(connection: socket.socket) -> tuple[int, str, int] | None:
-    """Take the next message at the warden's end: number of the guardian, stream, pipe."""
+def receive(connection: socket.socket) -> tuple[int, str, list[int]] | None:
+    """Take the next message at the warden's end, if there is one.
+
+    Returns:
+        Number of the guardian, stream, pipe; without those two it has begun a ladder.
+    """
     try:
-        data, descriptors, _, _ = socket.recv_fds(connection, _PACKET, 1, socket.MSG_CMSG_CLOEXEC)
-        (pipe,) = descriptors
-        pid, stream = json.loads(data)
-    except (OSError, ValueError):
-        return None  # nothing there, or the pipe got lost on its way
-    return pid, stream, pipe
+        data, pipes, _, _ = socket.recv_fds(connection, _PACKET, 1, socket.MSG_CMSG_CLOEXEC)
+    except OSError:
+        return None
+    pid, stream = json.loads(data)
+    return pid, stream, pipes

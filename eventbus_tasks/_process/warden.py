@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
 from eventbus_tasks._process import linux, wire
+from eventbus_tasks._process.board import Board, Slot
 from eventbus_tasks._process.cgroup import CgroupError, TaskCgroup, find_base
 from eventbus_tasks._process.descriptors import Descriptors, close_all
 from eventbus_tasks._process.family import (
@@ -33,9 +34,11 @@ from eventbus_tasks._process.family import (
     survivors_of,
 )
 from eventbus_tasks._process.guardian import Guardian
+from eventbus_tasks._process.ladder import Rung, rungs_of
 from eventbus_tasks._process.orphans import Ownership
 from eventbus_tasks._process.outbox import Outbox
 from eventbus_tasks._process.spawn import IGNORED, reset_signals
+from eventbus_tasks._process.standin import StandIn
 from eventbus_tasks._process.upwards import receive
 
 __all__ = ["main"]
@@ -65,6 +68,8 @@ class _Charge:
     uid: str
     kill_wait: float
     held: list[int]
+    slot: Slot | None = None
+    """What is shared with the guardian."""
     pipes: list[tuple[str, int]] = field(default_factory=list)
     """Where its output is read, for what is left in there when the guardian is killed."""
     cgroup: TaskCgroup | None = None
@@ -92,10 +97,13 @@ class Warden:
         for descriptor in (connection, host):
             os.set_inheritable(descriptor, False)
         self._guardians: dict[int, _Charge] = {}
+        self._pids: dict[int, int] = {}  # of guardians, by the number of their task
         self._sweeping: list[_Charge] = []
         self._ownership = Ownership()
-        self._entrusted, self._to_warden = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        for end in (self._entrusted, self._to_warden):
+        self._board = Board()
+        self._stand_in = StandIn(self._tell, self._kill_group)
+        self._upwards, self._to_warden = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for end in (self._upwards, self._to_warden):
             end.setblocking(False)
         self._cgroups: str | None = None
         with contextlib.suppress(CgroupError):
@@ -127,6 +135,7 @@ class Warden:
         while not self._closing or self._guardians or self._sweeping:
             self._wait()
             self._reap()
+            self._stand_in.look()
             if self._sweeping:
                 self._sweep()
 
@@ -140,24 +149,33 @@ class Warden:
     def _wait(self) -> None:
         poll = select.poll()
         poll.register(self._wake, select.POLLIN)
-        poll.register(self._entrusted, select.POLLIN)
+        poll.register(self._upwards, select.POLLIN)
         if self._host_alive:
             poll.register(self._host, select.POLLIN)
         if self._connected:
             poll.register(self._socket, select.POLLIN | (select.POLLOUT if self._out else 0))
-        timeout = int(self._pause * 1000) if self._sweeping else None
-        for descriptor, _ in poll.poll(timeout):
+        for descriptor, _ in poll.poll(self._patience()):
             if descriptor == self._wake:
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._wake, 4096)
             elif descriptor == self._host:
                 self._host_alive = False
                 self._disconnect()
-            elif descriptor == self._entrusted.fileno():
-                self._take_pipe()
+                for pid, charge in self._guardians.items():
+                    if charge.slot is not None:
+                        self._stand_in.lose_host(pid, charge.task, charge.slot)
+            elif descriptor == self._upwards.fileno():
+                self._hear_guardian()
             else:
                 self._out.flush()
                 self._receive()
+
+    def _patience(self) -> int | None:
+        """Return the milliseconds until there is something to do anyway."""
+        pauses = [self._pause] if self._sweeping else []
+        if (when := self._stand_in.next_look()) is not None:
+            pauses.append(max(0.0, when - time.monotonic()))
+        return int(min(pauses) * 1000) + 1 if pauses else None
 
     def _disconnect(self) -> None:
         self._closing = True
@@ -180,6 +198,9 @@ class Warden:
         request: Any = None
         try:
             request = wire.decode(data)
+            if isinstance(request, wire.StopAsked):
+                self._watch_stop(request)
+                return
             self._launch(request, dict(zip(request.descriptors, descriptors, strict=True)))
         except (wire.WireError, ValueError, AttributeError, TypeError, OSError):
             # Descriptors got lost on the way, because a limit was reached.
@@ -190,16 +211,34 @@ class Warden:
                 self._tell(request.task, wire.GuardianLost(code=None, at=time.time()))
                 self._tell(request.task, wire.Released(at=time.time()))
 
-    def _take_pipe(self) -> None:
-        """Take a pipe that a guardian uses besides those that it was started with."""
-        if (message := receive(self._entrusted)) is None:
+    def _hear_guardian(self) -> None:
+        """Take what a guardian says: another pipe that it uses, or that a ladder has begun."""
+        if (message := receive(self._upwards)) is None:
             return
-        pid, stream, pipe = message
-        if (charge := self._guardians.get(pid)) is None:
-            os.close(pipe)
-        else:
+        pid, stream, pipes = message
+        charge = self._guardians.get(pid)
+        if charge is None:
+            close_all(pipes)
+        elif pipes:
             # Its bytes have left the other pipe, so they come first.
-            charge.pipes.insert(0, (stream, pipe))
+            charge.pipes[:0] = [(stream, pipe) for pipe in pipes]
+        elif charge.slot is not None and not stream:
+            self._stand_in.watch(pid, charge.task, charge.slot, due=time.monotonic())
+
+    def _kill_group(self, guardian: int) -> None:
+        charge = self._guardians.get(guardian)
+        if charge is not None and charge.cgroup is not None:
+            charge.cgroup.kill()
+
+    def _watch_stop(self, asked: wire.StopAsked) -> None:
+        """See that a guardian does what it was asked for."""
+        pid = self._pids.get(asked.task, 0)
+        charge = self._guardians.get(pid)
+        if charge is not None and charge.slot is not None:
+            rungs: tuple[Rung, ...] | None = ()
+            if not asked.now:
+                rungs = None if asked.steps is None else rungs_of(asked.steps)
+            self._stand_in.stop(pid, asked.task, charge.slot, asked.reason, rungs)
 
     def _launch(self, request: wire.LaunchRequest, given: dict[str, int]) -> None:
         descriptors = Descriptors(host=self._host, **given)
@@ -213,15 +252,19 @@ class Warden:
         except OSError as error:
             self._refuse(request.task, descriptors, error)
             return
+        slot = self._board.take()
+        descriptors.board = self._board.descriptor
         # Blocked, so that no handler of ours ever runs in the child.
         signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
         try:
             pid = os.fork()
             if not pid:
-                _run_guardian(descriptors, self._soft, self._cgroups)
+                _run_guardian(descriptors, self._soft, self._cgroups, slot)
         except OSError as error:
             os.close(settled)
             os.close(settle)
+            if slot is not None:
+                self._board.give_back(slot)
             self._refuse(request.task, descriptors, error)
             return
         finally:
@@ -236,8 +279,11 @@ class Warden:
         held = [fd for fd in (descriptors.lock, descriptors.end_record) if fd is not None]
         group = None if self._cgroups is None else TaskCgroup.of(self._cgroups, request.uid)
         self._guardians[pid] = _Charge(
-            request.task, request.uid, request.kill_wait, held, pipes, group
+            request.task, request.uid, request.kill_wait, held, slot, pipes, group
         )
+        self._pids[request.task] = pid
+        if slot is not None and request.timeout is not None:
+            self._stand_in.watch(pid, request.task, slot, due=time.monotonic() + request.timeout)
         self._close(descriptors, but=[*held, *(pipe for _, pipe in pipes)])
 
     def _refuse(self, task: int, descriptors: Descriptors, error: OSError) -> None:
@@ -256,7 +302,7 @@ class Warden:
 
     def _close(self, descriptors: Descriptors, but: Sequence[int] = ()) -> None:
         for number in descriptors.numbers():
-            if number not in (*but, self._host):
+            if number not in (*but, self._host, self._board.descriptor):
                 os.close(number)
 
     def _reap(self) -> None:
@@ -271,6 +317,10 @@ class Warden:
             charge = self._guardians.pop(pid, None)
             if charge is None:
                 continue
+            self._pids.pop(charge.task, None)
+            self._stand_in.forget(pid)
+            if charge.slot is not None:
+                self._board.give_back(charge.slot)
             code = os.waitstatus_to_exitcode(status)
             if code == 0:
                 # It ended because nothing was left below it, and has left nothing unsaid.
@@ -363,7 +413,9 @@ def _make_pipes(streams: Sequence[str], descriptors: Descriptors) -> list[tuple[
     return pipes
 
 
-def _run_guardian(descriptors: Descriptors, nofile: int, cgroups: str | None) -> NoReturn:
+def _run_guardian(
+    descriptors: Descriptors, nofile: int, cgroups: str | None, slot: Slot | None
+) -> NoReturn:
     """Be a guardian, in the forked child; never returns into the warden's loop."""
     code = GUARDIAN_FAILED
     try:
@@ -373,7 +425,7 @@ def _run_guardian(descriptors: Descriptors, nofile: int, cgroups: str | None) ->
         keep = sorted({0, 1, 2, *descriptors.numbers()})
         for low, high in zip(keep, [*keep[1:], top], strict=True):
             os.closerange(low + 1, high)
-        Guardian(descriptors, nofile=nofile, cgroups=cgroups).run()
+        Guardian(descriptors, nofile=nofile, cgroups=cgroups, slot=slot).run()
         code = 0
     finally:
         os._exit(code)

@@ -28,6 +28,7 @@ __all__ = [
     "SpawnFailed",
     "Started",
     "Stop",
+    "StopAsked",
     "Stopping",
     "Survivor",
     "Unswept",
@@ -219,12 +220,24 @@ class Resize:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StopAsked:
+    """Host to warden: the guardian of a task was sent this `Stop`; see that it is carried out."""
+
+    kind: ClassVar[str] = "stop_asked"
+    task: int
+    reason: str
+    steps: tuple[Mapping[str, Any], ...] | None = None
+    now: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchRequest:
     """Host to warden: fork a guardian.
 
     Attributes:
         task: Number under which the two talk about it.
         uid: The mark of its processes.
+        timeout: Seconds after which the guardian has to end the task, or ``None``.
         kill_wait: Seconds for which the warden sweeps up, before it names who resists.
         pipes: Streams that are captured through pipes; the warden makes them.
         descriptors: Names of those that travel with the request.
@@ -233,6 +246,7 @@ class LaunchRequest:
     kind: ClassVar[str] = "launch"
     task: int
     uid: str
+    timeout: float | None
     kill_wait: float
     pipes: tuple[str, ...]
     descriptors: tuple[str, ...]
@@ -261,7 +275,7 @@ Message = (
 )
 """What a host can hear about one task."""
 
-_Packet = Message | Stop | Resize | LaunchRequest | Ready
+_Packet = Message | Stop | Resize | LaunchRequest | StopAsked | Ready
 
 _KINDS: Final[dict[str, type[Any]]] = {
     cls.kind: cls
@@ -280,6 +294,7 @@ _KINDS: Final[dict[str, type[Any]]] = {
         Stop,
         Resize,
         LaunchRequest,
+        StopAsked,
         Ready,
     )
 }

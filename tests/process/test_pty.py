@@ -132,7 +132,7 @@ tty.setraw(0)
 sys.stdout.write("raw\\n")
 size = total = 0
 while size < 3_072_000:
-    data = sys.stdin.buffer.raw.read(65536)
+    data = sys.stdin.buffer.raw.read(min(65536, 3_072_000 - size))
     size += len(data); total += sum(data)
 print(size, total)
 """

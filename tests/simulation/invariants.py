@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .world import Life
 
 TOLERANCE = 0.1
+HANGS_FOR_EVER = 1e9
 
 
 class Wrong(AssertionError):
@@ -33,6 +34,7 @@ def check(life: Life) -> None:
     if kernel.bad_signals:
         raise Wrong(f"I12 signals to strangers: {kernel.bad_signals}")
     _check_graces(life)
+    _check_stand_in(life)
     _check_lock(life)
     _check_bounds(life)
     _check_events(life)
@@ -90,6 +92,26 @@ def _check_graces(life: Life) -> None:
                 raise Wrong(f"I11 {proc.pid} would have obeyed, and was killed at {when}")
 
 
+def _check_stand_in(life: Life) -> None:
+    """I11 while the guardian hangs: the family ends in time, and nobody is asked twice."""
+    kernel, plan, policy = life.kernel, life.plan, life.plan.policy
+    if kernel.most_heard > len(policy.rungs):
+        raise Wrong(f"I11 a ladder of {len(policy.rungs)}, and {kernel.most_heard} were climbed")
+    if not plan.stalled[1] < HANGS_FOR_EVER or kernel.warden_dead or _resists(life):
+        return
+    odd = plan.terminated is not None or plan.hangs_up is not None or policy.after_exit == "leave"
+    stop = _first_stop(life)
+    if odd or stop is None or life.guardian_killed_at is not None:
+        return
+    begun, reason = max(0.0, stop[0]), stop[1]
+    if reason is Reason.TIMED_OUT and (kernel.leader_died or begun) < begun:
+        return
+    hops = max((t.hops * t.pause for _, t in plan.members), default=0.0)
+    limit = begun + _ladder(life) + policy.exit_grace + 0.5 + hops + plan.exec_delay
+    if kernel.last_death > limit:
+        raise Wrong(f"I11 the last one died at {kernel.last_death:.3f}, not by {limit:.3f}")
+
+
 def _check_lock(life: Life) -> None:
     """I3: when the project is free, nobody of the family lives."""
     if life.freed is None:
@@ -130,6 +152,8 @@ def _check_bounds(life: Life) -> None:
     slow = 0.5 + hops + plan.exec_delay
     limit = max(0.0, min(begun)) + policy.exit_grace + _ladder(life) + policy.kill_wait
     limit += 2 * policy.drain + slow
+    if plan.stalled[0] < limit:
+        limit += plan.stalled[1]
     when = life.freed[0]
     if when > limit:
         raise Wrong(f"I11 over at {when:.3f}, not by {limit:.3f}")
@@ -245,7 +269,8 @@ def _check_reason(life: Life, outcome: Outcome) -> None:
         if reason is not expected:
             raise Wrong(f"I10 {reason} with return code {code}")
         # The guardian may learn of both in one turn; what came clearly first counts.
-        if died is not None and stops and stops[0][0] < died - 0.02:
+        late = 0.02 if died is not None and life.plan.stalled[0] > died else 0.2
+        if died is not None and stops and stops[0][0] < died - late:
             raise Wrong(f"I10 stopped at {stops[0][0]}, dead at {died}, and {reason}")
         if policy.timeout is not None and died is not None and died > policy.timeout + 0.6:
             raise Wrong(f"I10 died at {died}, its timeout was {policy.timeout}")

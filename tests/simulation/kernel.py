@@ -84,6 +84,7 @@ class Proc:
         "doomed",
         "executed",
         "group",
+        "heard",
         "killed_at",
         "parent",
         "pending",
@@ -106,6 +107,7 @@ class Proc:
         self.doomed = False
         self.code: int | None = None
         self.born = 0.0
+        self.heard = 0  # how many times it was asked to end
         self.told_at: float | None = None  # when it was asked to end, and could hear it
         self.killed_at: float | None = None  # when SIGKILL was sent
         self.children: list[Proc] = []
@@ -130,11 +132,13 @@ class Kernel:
         "horizon",
         "host_dead",
         "kills",
+        "last_death",
         "last_write",
         "leader",
         "leader_died",
         "leader_gone",
         "logged",
+        "most_heard",
         "now",
         "outside",
         "pipe",
@@ -171,7 +175,8 @@ class Kernel:
         self.guardian_dead = self.warden_dead = self.host_dead = False
         self.outside = False  # somebody outside the family holds the pipe
         self.pipe = self.written = self.logged = self.dropped = 0
-        self.last_write = 0.0
+        self.last_write = self.last_death = 0.0
+        self.most_heard = 0  # how many times somebody was asked to end
         self.eof_seen = False
         self.disk_full: tuple[float, float] = (1e9, 1e9)
         self.bad_signals: list[tuple[int, int]] = []
@@ -259,6 +264,7 @@ class Kernel:
             return
         proc.state = "Z"
         proc.code = code
+        self.last_death = self.now
         self.holders -= proc.traits.holds
         if proc is self.leader:
             self.leader_died = self.now
@@ -333,7 +339,11 @@ class Kernel:
                 self.at(proc.traits.stuck, lambda: self._die_by_signal(proc, KILL))
             else:
                 self._die_by_signal(proc, KILL)
-        elif number == CONT:
+            return True
+        if number != CONT:
+            proc.heard += 1
+            self.most_heard = max(self.most_heard, proc.heard)
+        if number == CONT:
             if proc.state == "T":
                 proc.state = "S"
                 if proc.pending:

@@ -9,6 +9,7 @@ stand-in does not simulate it refuses by name, so that new system calls do not p
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import select
 import signal
@@ -21,11 +22,13 @@ from typing import Any
 import pytest
 
 from eventbus_tasks import _runner as runner_module
+from eventbus_tasks._process import climbing, signalling, standin, wire
 from eventbus_tasks._process import guardian as guardian_module
-from eventbus_tasks._process import signalling, wire
 from eventbus_tasks._process import warden as warden_module
+from eventbus_tasks._process.board import Slot, State
 from eventbus_tasks._process.guardian import Guardian
 from eventbus_tasks._process.orphans import Ownership
+from eventbus_tasks._process.standin import StandIn
 from eventbus_tasks._process.streams import Streams
 from eventbus_tasks._process.warden import Warden, _Charge
 
@@ -57,6 +60,8 @@ class Machine:
         self.lock_freed: Callable[[], None] = lambda: None
         self.acting = GUARDIAN
         self.end_record: Any = None
+        self.slot = MemorySlot()
+        self.warden: SimulatedWarden | None = None
         self.guardian_ended = False
 
     def close_lock(self, number: int) -> None:
@@ -182,6 +187,34 @@ class Machine:
         start, end = self.plan.stalled
         return bool(start <= self.kernel.now < end)
 
+    def hang(self) -> None:
+        """Let time go by without the guardian, who cannot move; its warden can."""
+        kernel, stand_in = self.kernel, self.stand_in
+        kernel.procs[GUARDIAN].state = "D"
+        while self.is_stalled:
+            self.check_alive()
+            until = self.plan.stalled[1]
+            look = None if stand_in is None or kernel.warden_dead else stand_in.next_look()
+            if stand_in is not None and look is not None and look <= kernel.now:
+                self.acting = WARDEN
+                stand_in.look()
+                self.acting = GUARDIAN
+            else:
+                kernel.step(until if look is None else min(until, look))
+        kernel.procs[GUARDIAN].state = "S"
+
+    @property
+    def stand_in(self) -> StandIn | None:
+        """The part of the warden that looks after guardians, as long as it lives."""
+        lives = self.warden is not None and not self.kernel.warden_dead
+        return self.warden._stand_in if lives and self.warden is not None else None
+
+    def announce_ladder(self) -> bool:
+        """The guardian tells the warden that a ladder has begun."""
+        if (stand_in := self.stand_in) is not None:
+            stand_in.watch(GUARDIAN, 1, self.slot, due=self.kernel.now)
+        return True
+
     def wait(self, watched: dict[int, int], timeout: int | None) -> list[tuple[int, int]]:
         kernel = self.kernel
         kernel.now += self.plan.jitter
@@ -189,7 +222,7 @@ class Machine:
         while True:
             self.check_alive()
             if self.is_stalled:
-                kernel.step(self.plan.stalled[1])
+                self.hang()
                 continue
             if ready := self.ready(watched):
                 return ready
@@ -240,6 +273,25 @@ class Machine:
         kernel.at(when, execute)
         kernel.leader_gone = gone
         return leader.pid, REPORT
+
+
+class MemorySlot(Slot):
+    """What guardian and warden share, without a memory to share."""
+
+    idle = taken = False
+
+    def __init__(self) -> None:
+        self._written: State | None = None
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[bool]:
+        yield True
+
+    def read(self) -> State | None:
+        return None if self._written is None else copy.copy(self._written)
+
+    def write(self, state: State) -> None:
+        self._written = state
 
 
 class Poll:
@@ -417,11 +469,15 @@ def installed() -> Iterator[None]:
         "os": fake_os,
         "time": clock,
         "select": _Standin(select, poll=Poll),
+        "Outbox": Out,
+        "survivors_of": _survivors_of,
+    }
+    climbing_only = {
+        "os": fake_os,
+        "time": clock,
         "descendants": lambda root, *, without=(): Machine.current.descendants(
             root, without=without
         ),
-        "Outbox": Out,
-        "survivors_of": _survivors_of,
     }
     signalling_only = {
         "os": fake_os,
@@ -445,6 +501,7 @@ def installed() -> Iterator[None]:
         ),
     }
     warden_only = {
+        "descendants": climbing_only["descendants"],
         "close_all": lambda numbers: Machine.current.close_all(numbers),
         "signal_process": signalling_only["signal_process"],
         "wire": _Standin(wire, encode_routed=lambda _, message: message),
@@ -453,6 +510,8 @@ def installed() -> Iterator[None]:
         for module, names in (
             (guardian_module, {**common, **guardian_only}),
             (warden_module, {**common, **warden_only}),
+            (climbing, climbing_only),
+            (standin, {**climbing_only, "read_process": signalling_only["read_process"]}),
             (signalling, signalling_only),
         ):
             for name, value in names.items():
@@ -488,19 +547,33 @@ def make_guardian(kind: type[Guardian], policy: Any) -> Guardian:
         lock=LOCK,
         end_record=130,
     )
-    made = kind(descriptors, nofile=1024)
+    made = kind(descriptors, nofile=1024, slot=Machine.current.slot)
     made._policy = policy
+    made._warden = Machine.current  # type: ignore[assignment]
     return made
 
 
 class SimulatedWarden(Warden):
-    """The real warden with one guardian, after its start."""
+    """The real warden with one guardian."""
 
     def __init__(self) -> None:
         self._out = Out()  # type: ignore[assignment]
-        kill_wait = Machine.current.plan.policy.kill_wait
-        charge = _Charge(1, "u", kill_wait, [WARDEN_LOCK], [("stdout", WARDEN_PIPE)])
-        self._guardians = {GUARDIAN: charge}
+        machine = Machine.current
+        policy = machine.plan.policy
+        self._charge = _Charge(
+            1,
+            "u",
+            policy.kill_wait,
+            [WARDEN_LOCK],
+            slot=machine.slot,
+            pipes=[("stdout", WARDEN_PIPE)],
+        )
+        self._guardians = {GUARDIAN: self._charge}
+        self._pids = {1: GUARDIAN}
+        self._board = SimpleNamespace(give_back=_nothing)  # type: ignore[assignment]
+        self._stand_in = StandIn(self._tell, _nothing)
+        if policy.timeout is not None:
+            self._stand_in.watch(GUARDIAN, 1, machine.slot, due=policy.timeout)
         self._sweeping = []
         self._ownership = Ownership()
         self._connected = True

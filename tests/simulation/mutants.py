@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from eventbus_tasks import _runner
-from eventbus_tasks._process import guardian as guardian_module
-from eventbus_tasks._process import signalling, wire
+from eventbus_tasks._process import climbing, signalling, wire
 from eventbus_tasks._process.ladder import Ladder, Rung
 from eventbus_tasks.lifecycle import Facts, Input, LifeState, judge
 from eventbus_tasks.lifecycle import step as real_step
@@ -55,7 +54,7 @@ def _run(**methods: Any) -> Callable[[], Parts]:
 
 def _ladder(**methods: Any) -> Mutant:
     ladder = type("MutantLadder", (Ladder,), methods)
-    return Mutant(Parts, ((guardian_module, "Ladder", ladder),))
+    return Mutant(Parts, ((climbing, "Ladder", ladder),))
 
 
 # -- the guardian ---------------------------------------------------------------------------------
@@ -78,15 +77,15 @@ def _leader_only(self: Any, rung: Rung) -> bool:
     return SimulatedGuardian._signal(self, Rung(rung.signal, "leader", rung.grace))
 
 
-def _late_reason(self: Any, reason: str, rungs: tuple[Rung, ...]) -> None:
-    SimulatedGuardian._stop(self, reason, rungs)
+def _late_reason(self: Any, reason: str, rungs: tuple[Rung, ...], **more: Any) -> None:
+    SimulatedGuardian._stop(self, reason, rungs, **more)
     self._reason = reason
 
 
-def _ladder_anew(self: Any, reason: str, rungs: tuple[Rung, ...]) -> None:
+def _ladder_anew(self: Any, reason: str, rungs: tuple[Rung, ...], **more: Any) -> None:
     if self._drain_until is None:
         self._ladder = None
-    SimulatedGuardian._stop(self, reason, rungs)
+    SimulatedGuardian._stop(self, reason, rungs, **more)
 
 
 def _forgets_host(self: Any) -> None:
@@ -186,6 +185,25 @@ class _PatientWarden(SimulatedWarden):
 
     def _report(self, charge: Any, resisting: Any) -> None:
         charge.report_at = None
+
+
+class _IdleWarden(SimulatedWarden):
+    """It lets guardians hang."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._stand_in.look = self._forget  # type: ignore[method-assign]
+
+    def _forget(self) -> None:
+        self._stand_in._watches.clear()
+
+
+@contextlib.contextmanager
+def _overlooks_the_warden(self: Any) -> Iterator[None]:
+    """It begins its ladder at the first rung, whatever the warden has done meanwhile."""
+    self._slot.taken = False
+    yield
+    self._slot.write(self._state())
 
 
 # -- the ladder -----------------------------------------------------------------------------------
@@ -288,6 +306,8 @@ MUTANTS: dict[str, Mutant] = {
     "frees the project before the sweep": Mutant(lambda: Parts(warden=_ForgetfulWarden)),
     "does not tell a lost guardian": Mutant(lambda: Parts(warden=_SilentWarden)),
     "does not name orphans that resist": Mutant(lambda: Parts(warden=_PatientWarden)),
+    "lets guardians hang": Mutant(lambda: Parts(warden=_IdleWarden)),
+    "climbs what the warden has climbed": Mutant(_guardian(_shared=_overlooks_the_warden)),
     "kills before the grace": _ladder(__init__=_impatient),
     "lengthens when it should shorten": _ladder(shorten=_lengthens),
     "kills only once": _ladder(advance=_kills_once),

@@ -104,6 +104,9 @@ class Plan:
         self.stalled = (1e9, 1e9)  # from when to when the guardian does not come to do anything
         if self.guardian_dies is not None:
             self.stalled = (self.guardian_dies - choice((0.0, 0.3, 1.0)), 1e9)
+        elif pick() < 0.1:
+            begin = choice(moments)
+            self.stalled = (begin, begin + choice((0.3, 2.0, 8.0)))
 
     def _choose(self, options: Sequence[T]) -> T:
         return options[int(self._pick() * len(options))]
@@ -192,6 +195,8 @@ class _Link:
 
     def stop(self, reason: str, *, now: bool = False, steps: Any = None) -> None:
         self._machine.inbox.append(wire.Stop(reason=reason, now=now))
+        if self._machine.warden is not None and not self._machine.kernel.warden_dead:
+            self._machine.warden._watch_stop(wire.StopAsked(task=1, reason=reason, now=now))
 
 
 class SimulatedRun(TaskRun):
@@ -323,6 +328,7 @@ class Life:
                 raise Wrong(f"I10 cancelled before its start, and {self.outcome.reason}")
             return
         self.task._step(Input.LAUNCH)
+        self.machine.warden = self.warden = self.parts.warden()
         self._schedule()
         try:
             self._be_guardian()
@@ -358,6 +364,8 @@ class Life:
         if self.ended_at is None and not self.machine.hung_up:
             self.kernel.host_dead = True
             self.host_died_at = self.kernel.now
+            if (stand_in := self.machine.stand_in) is not None:
+                stand_in.lose_host(GUARDIAN, 1, self.machine.slot)
 
     def _hang_up(self) -> None:
         if self.ended_at is None and not self.kernel.host_dead:
@@ -382,6 +390,9 @@ class Life:
             self.accepted.append((self.kernel.now, Reason.CANCELLED, False, True))
 
     def _told(self, message: Any) -> None:
+        known = isinstance(message, wire.Stopping) and "Stopping" in self.told_at
+        if known and self.plan.stalled[0] < HORIZON:
+            return  # as `GuardianLink.poll` has it: guardian and warden may both say it
         self.told_at.setdefault(type(message).__name__, self.kernel.now)
         self.run_.hear(message)
         if self.run_._over and self.left_at_end is None:
@@ -416,7 +427,7 @@ class Life:
         kernel = self.kernel
         if not kernel.warden_dead:
             self.machine.acting = 2
-            self.parts.warden().live_on()
+            self.warden.live_on()
         if kernel.warden_dead and not self.run_.released:
             # As `GuardianLink.poll` has it: end of file, and nobody else is left to say it.
             if not self.run_.final:
