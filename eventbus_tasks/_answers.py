@@ -38,6 +38,7 @@ __all__ = [
     "check_reopened",
     "check_store",
     "close_files",
+    "close_notes",
     "close_opened",
     "close_quietly",
     "current_umask",
@@ -103,15 +104,25 @@ def check_files(files: Any) -> None:
     """Refuse what are no open files."""
     if not isinstance(files, LogFiles):
         raise TypeError(f"open() must return LogFiles, not {files!r}")
-    for descriptor in (files.stdout, files.stderr, files.end_record):
-        if descriptor is not None:
-            os.fstat(descriptor)
+    for descriptor in _descriptors(files):
+        os.fstat(descriptor)
+
+
+def _descriptors(files: LogFiles) -> list[int]:
+    given = (files.stdout, files.stderr, files.end_record, files.arrivals)
+    return [descriptor for descriptor in given if descriptor is not None]
 
 
 def close_files(files: LogFiles) -> None:
     """Close what nobody took."""
     check_files(files)
-    for descriptor in (files.stdout, files.stderr, files.end_record):
+    for descriptor in _descriptors(files):
+        os.close(descriptor)
+
+
+def close_notes(files: LogFiles) -> None:
+    """Close what only the guardian writes to."""
+    for descriptor in (files.end_record, files.arrivals):
         if descriptor is not None:
             os.close(descriptor)
 

@@ -19,6 +19,7 @@ from eventbus_tasks._answers import (
     check_journal,
     check_policy,
     check_store,
+    close_notes,
     close_opened,
     close_quietly,
     launch_spec,
@@ -224,8 +225,8 @@ class TaskRun:
         try:
             warden = await self._services.warden()
         finally:
-            if (warden is None or self._stopped()) and files.end_record is not None:
-                os.close(files.end_record)
+            if warden is None or self._stopped():
+                close_notes(files)
         if not self._stopped():
             findable = self._place is not None
             self._launch(warden, command, files)
@@ -243,8 +244,7 @@ class TaskRun:
             try:
                 await self._admittance.next_change()
             except OSError as error:
-                problem = f"the project cannot be locked: {error}"
-                self._facts = Facts(spawn_error=problem)
+                self._facts = Facts(spawn_error=f"the project cannot be locked: {error}")
                 return False
         return True
 
@@ -333,6 +333,7 @@ class TaskRun:
                 stderr_log=files.stderr,
                 lock=None if self._admittance.lock is None else self._admittance.lock.fd,
                 end_record=files.end_record,
+                arrivals=files.arrivals,
                 rendezvous=None if self._place is None else self._place.listener.fileno(),
             )
         except OSError as error:
@@ -341,8 +342,7 @@ class TaskRun:
         finally:
             if stdin >= 0:
                 os.close(stdin)
-            if files.end_record is not None:
-                os.close(files.end_record)
+            close_notes(files)
             self._admittance.hand_over()
             self._release_place()
         if command.capture == "pty":

@@ -185,6 +185,8 @@ class LogFiles:
         stderr: The same for standard error, or ``None`` when it is merged.
         end_record: Descriptor open for writing; the guardian writes the durable end record
             there, or ``None``.
+        arrivals: Descriptor open for writing, of an empty file; the guardian writes there in which
+            order output has arrived, and when (`eventbus_tasks.arrivals`), or ``None``.
         stdout_path: Path of the log, or ``None`` for an unnamed file.
         stderr_path: The same for standard error.
     """
@@ -192,6 +194,7 @@ class LogFiles:
     stdout: int
     stderr: int | None = None
     end_record: int | None = None
+    arrivals: int | None = None
     stdout_path: str | None = None
     stderr_path: str | None = None
 

@@ -29,6 +29,7 @@ class Descriptors:
         lock: The project's lock.
         end_record: The durable record.
         rendezvous: Socket at which others find the guardian.
+        arrivals: Where it is noted in which order output arrives.
         warden: Socket to the warden, which all guardians share.
         board: File whose bytes are locked to share memory with the warden, which owns it.
     """
@@ -47,6 +48,7 @@ class Descriptors:
     lock: int | None = None
     end_record: int | None = None
     rendezvous: int | None = None
+    arrivals: int | None = None
     warden: int | None = None
     board: int | None = None
 

@@ -24,6 +24,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from eventbus_tasks._process import linux, wire
+from eventbus_tasks._process.arrival import ArrivalIndex
 from eventbus_tasks._process.board import Slot
 from eventbus_tasks._process.capture import Capture
 from eventbus_tasks._process.cgroup import TaskCgroup
@@ -98,6 +99,8 @@ class Guardian(Climber):
         self._nofile = nofile if self._spec.nofile is None else self._spec.nofile
         super().__init__(Policy.from_dict(self._spec.policy), slot)
         self._captures: list[Capture] = []
+        arrivals = descriptors.arrivals
+        self._arrivals = None if arrivals is None else ArrivalIndex(arrivals)
         self._pty: Pty | None = None
         self._leader = self._leader_start = 0
         self._report = -1
@@ -241,6 +244,8 @@ class Guardian(Climber):
             if (descriptor := capture.poll_fd(now)) is not None:
                 outputs.add(descriptor)
                 watched[descriptor] = select.POLLIN
+        if self._arrivals is not None:
+            times.append(self._arrivals.deadline)
         if self._ladder is not None:
             times.append(self._ladder.deadline)
         elif self._idle_limit is not None:
@@ -445,8 +450,14 @@ class Guardian(Climber):
     def _capture(self, now: float) -> bool:
         """Take one chunk of each stream; return whether there was anything."""
         moved = False
-        for capture in self._captures:
-            moved |= capture.move(now)
+        index = self._arrivals
+        for number, capture in enumerate(self._captures):
+            if capture.move(now):
+                moved = True
+                if index is not None:
+                    index.note(number, capture.size, now)
+        if index is not None:
+            index.tick(now)
         if moved:
             self._last_output = now
             self._check_output_limit()
@@ -507,6 +518,9 @@ class Guardian(Climber):
         if not survivors:
             for capture in self._captures:
                 capture.close()
+        if self._arrivals is not None:
+            sizes = [capture.size for capture in self._captures]
+            self._arrivals.finish(sizes, time.monotonic())
         streams = {"stdout": 0} if self._fds.stderr is None else {"stdout": 0, "stderr": 0}
         fields: dict[str, Any] = {
             "return_code": self._return_code,

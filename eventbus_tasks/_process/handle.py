@@ -384,6 +384,7 @@ class WardenClient:
         lock: int | None = None,
         end_record: int | None = None,
         rendezvous: int | None = None,
+        arrivals: int | None = None,
     ) -> GuardianLink:
         """Ask for a guardian; never waits. The descriptors stay the caller's.
 
@@ -394,6 +395,7 @@ class WardenClient:
             stderr_log: The same for standard error, or ``None`` to merge the two.
             lock: A project lock to hold until everything is over.
             end_record: Where the guardian leaves its durable record.
+            arrivals: Where the guardian notes in which order output arrives.
             rendezvous: Listening socket at which others find the guardian; its path is in the
                 specification.
 
@@ -413,6 +415,7 @@ class WardenClient:
             "lock": lock,
             "end_record": end_record,
             "rendezvous": rendezvous,
+            "arrivals": arrivals,
         }
         sent = {name: number for name, number in given.items() if number is not None}
         with contextlib.ExitStack() as undo:

@@ -55,7 +55,7 @@ LAYERS: Final[tuple[frozenset[str], ...]] = (
             "task",
         }
     ),
-    frozenset({"_answers", "_services", "_turns", "running"}),
+    frozenset({"_answers", "_services", "_turns", "arrivals", "running"}),
     frozenset({"_sessions"}),
     frozenset({"_runner"}),
     frozenset({"_admission", "_adoption"}),
@@ -84,6 +84,7 @@ USERS: Final[dict[str, frozenset[str]]] = {
             "_runner",
             "_sessions",
             "_turns",
+            "arrivals",
             "doctor",
             "engine",
             "running",

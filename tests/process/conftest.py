@@ -130,6 +130,7 @@ class Host:
         uid: str = "test-uid",
         rendezvous: int | None = None,
         rendezvous_path: str | None = None,
+        arrivals: int | None = None,
         **policy: Any,
     ) -> Run:
         """Launch something."""
@@ -159,6 +160,7 @@ class Host:
                 lock=lock,
                 end_record=end_record,
                 rendezvous=rendezvous,
+                arrivals=arrivals,
             )
         except BaseException:
             for log in logs.values():

@@ -64,7 +64,7 @@ async def test_success(make_engine: MakeEngine, project: Path) -> None:
         outcome = await task.wait()
         assert outcome.persist_error is None
     files = {".gitignore", "task-1-output.md", "task-1.stdout.log", "task-1.events.jsonl"}
-    assert files_of(project) == files | {"task-1.end.json"}
+    assert files_of(project) == files | {"task-1.end.json", "task-1.arrivals.idx"}
     folder = project / ".claude-tasks"
     assert (folder / "task-1.stdout.log").read_bytes() == b"one\ntwo\n"
     assert (folder / ".gitignore").read_text() == "*\n"
@@ -199,7 +199,7 @@ class OpensTwice:
     def open(self, *, separate_stderr: bool) -> LogFiles:
         assert self._store is not None
         first = self._store.open(separate_stderr=separate_stderr)
-        for descriptor in (first.stdout, first.end_record):
+        for descriptor in (first.stdout, first.end_record, first.arrivals):
             assert descriptor is not None
             os.close(descriptor)
         return self._store.open(separate_stderr=separate_stderr)

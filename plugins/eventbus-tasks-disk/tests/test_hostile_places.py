@@ -96,7 +96,9 @@ async def test_planted_directory(
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("name", ["stdout.log", "stderr.log", "events.jsonl", "end.json"])
+@pytest.mark.parametrize(
+    "name", ["stdout.log", "stderr.log", "events.jsonl", "end.json", "arrivals.idx"]
+)
 async def test_planted_file(
     make_engine: MakeEngine, project: Path, tmp_path: Path, name: str
 ) -> None:

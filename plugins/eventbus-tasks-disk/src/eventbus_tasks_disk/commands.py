@@ -87,15 +87,23 @@ def configure_logs(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``ebt logs``."""
     parser.description = LOGS_HELP
     parser.epilog = (
-        "With -f the command ends when the task has ended. Exit code: 0 whatever became of the "
-        "task; 1 if there is no such task or output, 2 if the name is ambiguous."
+        "Streams that are kept apart are shown together, line by line, in the order in which they "
+        "had come; standard error on standard error. With -f the command ends when the task has "
+        "ended. Exit code: 0 whatever became of the task; 1 if there is no such task or output, 2 "
+        "if the name is ambiguous."
     )
     add_task_argument(parser)
     parser.add_argument("-f", "--follow", action="store_true", help="go on until the task ends")
     parser.add_argument(
-        "--stderr",
+        "--stdout",
         action="store_true",
-        help="standard error, where it is kept apart from standard output",
+        help="standard output alone, where standard error is kept apart from it",
+    )
+    parser.add_argument(
+        "--stderr", action="store_true", help="standard error alone, where it is kept apart"
+    )
+    parser.add_argument(
+        "-t", "--timestamps", action="store_true", help="put before each line when it had come"
     )
     parser.add_argument(
         "--raw", action="store_true", help="every byte as the task wrote it, control codes too"

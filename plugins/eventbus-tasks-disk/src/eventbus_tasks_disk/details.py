@@ -7,7 +7,7 @@ from typing import Any
 
 from eventbus_tasks_disk.history import ENDS, Entry
 from eventbus_tasks_disk.records import records_forwards
-from eventbus_tasks_disk.storage import END_RECORD, JOURNAL, LOGS, MARKDOWN
+from eventbus_tasks_disk.storage import ARRIVALS, END_RECORD, JOURNAL, LOGS, MARKDOWN
 
 __all__ = ["details_of"]
 
@@ -84,6 +84,7 @@ def _files_of(entry: Entry) -> dict[str, str]:
         "stdout": LOGS["stdout"],
         "stderr": LOGS["stderr"],
         "events": JOURNAL,
+        "arrivals": ARRIVALS,
         "end_record": END_RECORD,
     }
     paths = {name: entry.path_of(suffix) for name, suffix in suffixes.items()}

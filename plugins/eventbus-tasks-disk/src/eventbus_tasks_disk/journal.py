@@ -18,6 +18,7 @@ from eventbus_tasks_disk.history import Entry, Host, add_to_index
 from eventbus_tasks_disk.records import records_forwards, records_with_ends
 from eventbus_tasks_disk.settings import DiskSettings
 from eventbus_tasks_disk.storage import (
+    ARRIVALS,
     END_RECORD,
     JOURNAL,
     LOGS,
@@ -353,15 +354,16 @@ def sync_logs(folder: TaskFolder) -> None:
 
 
 def remove_unused(folder: TaskFolder) -> None:
-    """Remove an end record that no guardian has written.
+    """Remove what was for a guardian that has not written it.
 
     Raises:
         OSError: It cannot be read or removed.
     """
-    with contextlib.suppress(FileNotFoundError):
-        descriptor = folder.open(END_RECORD)
-        try:
-            if not os.fstat(descriptor).st_size:
-                folder.remove(END_RECORD)
-        finally:
-            os.close(descriptor)
+    for suffix in (END_RECORD, ARRIVALS):
+        with contextlib.suppress(FileNotFoundError):
+            descriptor = folder.open(suffix)
+            try:
+                if not os.fstat(descriptor).st_size:
+                    folder.remove(suffix)
+            finally:
+                os.close(descriptor)

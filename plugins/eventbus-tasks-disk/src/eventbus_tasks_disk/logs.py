@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, Final, Protocol
+from collections import defaultdict, deque
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Final, Protocol, TextIO
 
 from eventbus_tasks_disk.cleaning import OutputCleaner
 from eventbus_tasks_disk.commands import find_or_complain
 from eventbus_tasks_disk.history import Entry, summarize
+from eventbus_tasks_disk.interleaving import Interleaving, StampedLine
 from eventbus_tasks_disk.printing import print_text
-from eventbus_tasks_disk.storage import JOURNAL, LOGS
+from eventbus_tasks_disk.storage import ARRIVALS, JOURNAL, LOGS
 
 if TYPE_CHECKING:
     import argparse
@@ -22,43 +27,86 @@ _BLOCK: Final = 64 * 1024
 # Seconds between two looks at a log that is followed, and between two at the task itself.
 _LOOK: Final = 0.01
 _ASK: Final = 0.25
+_STAMP_LENGTH: Final = len("2026-11-27 12:00:00.000+00:00")
 
 
 class _Sink(Protocol):
-    def write(self, data: bytes) -> None:
-        """Show bytes of the log."""
+    def write(self, data: bytes, line: StampedLine | None = None) -> None:
+        """Show bytes of a log: some, or one whole line."""
 
     def finish(self) -> None:
         """Show what was held back."""
 
 
 class _Raw:
-    """Passes bytes on as they are."""
+    """Passes bytes on as they are.
 
-    def write(self, data: bytes) -> None:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+    Args:
+        apart: Whether standard error goes to standard error.
+    """
+
+    def __init__(self, *, apart: bool) -> None:
+        self._apart = apart
+
+    def write(self, data: bytes, line: StampedLine | None = None) -> None:
+        to = _outlet(line, apart=self._apart).buffer
+        to.write(data)
+        to.flush()
 
     def finish(self) -> None:
         """Nothing is held back."""
 
 
 class _Cleaned:
-    """Shows text that no terminal acts on."""
+    """Shows text that no terminal acts on.
 
-    def __init__(self) -> None:
-        self._cleaner = OutputCleaner()
+    Args:
+        apart: Whether standard error goes to standard error.
+    """
 
-    def write(self, data: bytes) -> None:
-        self._print(self._cleaner.feed(data))
+    def __init__(self, *, apart: bool) -> None:
+        self._apart = apart
+        self._cleaners: defaultdict[TextIO, OutputCleaner] = defaultdict(OutputCleaner)
+
+    def write(self, data: bytes, line: StampedLine | None = None) -> None:
+        to = _outlet(line, apart=self._apart)
+        self._print(self._cleaners[to].feed(data), to)
 
     def finish(self) -> None:
-        self._print(self._cleaner.finish())
+        for to, cleaner in self._cleaners.items():
+            self._print(cleaner.finish(), to)
 
-    def _print(self, text: str) -> None:
+    def _print(self, text: str, to: TextIO) -> None:
         if text:
-            print_text(text)
-            sys.stdout.flush()
+            print_text(text, to=to)
+            to.flush()
+
+
+def _outlet(line: StampedLine | None, *, apart: bool) -> TextIO:
+    return sys.stderr if apart and line is not None and line.stream == "stderr" else sys.stdout
+
+
+class _Stamped:
+    """Puts before each line when it was complete.
+
+    Args:
+        sink: Shows the rest.
+    """
+
+    def __init__(self, sink: _Sink) -> None:
+        self._sink = sink
+
+    def write(self, data: bytes, line: StampedLine | None = None) -> None:
+        at = None if line is None else line.at
+        if at is None:
+            stamp = " " * _STAMP_LENGTH
+        else:
+            stamp = datetime.fromtimestamp(at).astimezone().isoformat(" ", "milliseconds")
+        ended = data.endswith(b"\n")
+        self._sink.write(f"{stamp}  ".encode() + data + b"\n" * (not ended), line)
+
+    def finish(self) -> None:
+        self._sink.finish()
 
 
 def run_logs(arguments: argparse.Namespace) -> int:
@@ -66,29 +114,112 @@ def run_logs(arguments: argparse.Namespace) -> int:
     entry = find_or_complain(arguments.task)
     if isinstance(entry, int):
         return entry
-    stream = "stderr" if arguments.stderr else "stdout"
-    sink: _Sink = _Raw() if arguments.raw else _Cleaned()
-    try:
-        log = _open_log(entry, stream, wait=arguments.follow)
-    except OSError as error:
-        if isinstance(error, FileNotFoundError) and summarize(entry).status != "gone":
-            print_text(f"ebt: task {entry.id} has no {stream} of its own\n", to=sys.stderr)
-        else:
-            problem = f"the output of task {entry.id} is gone or out of reach"
-            print_text(f"ebt: {problem}: {error.strerror}\n", to=sys.stderr)
-        return 1
-    try:
-        position = 0 if arguments.lines is None else _start_of_last(log, arguments.lines)
-        position = _copy(log, position, sink)
-        if arguments.follow:
-            _follow(entry, log, position, sink)
-        sink.finish()
-    finally:
-        os.close(log)
+    wanted = ["stdout", "stderr"] if arguments.stdout == arguments.stderr else []
+    wanted += ["stdout"] * (not wanted and arguments.stdout)
+    wanted += ["stderr"] * (not wanted and arguments.stderr)
+    with contextlib.ExitStack() as stack:
+        logs: dict[str, int] = {}
+        for stream in wanted:
+            try:
+                log = _open_log(entry, LOGS[stream], wait=arguments.follow and not logs)
+            except OSError as error:
+                if len(wanted) == 2 and logs:
+                    continue  # standard error is part of standard output
+                return _complain(entry, stream, error)
+            stack.callback(os.close, logs.setdefault(stream, log))
+        index = None
+        if len(logs) > 1 or arguments.timestamps:
+            with contextlib.suppress(OSError):
+                index = _open_log(entry, ARRIVALS, wait=False)
+                stack.callback(os.close, index)
+            if index is None and len(logs) > 1:
+                del logs["stderr"]  # of a task that an earlier version has run
+        apart = len(logs) > 1
+        sink: _Sink = _Raw(apart=apart) if arguments.raw else _Cleaned(apart=apart)
+        if arguments.timestamps:
+            sink = _Stamped(sink)
+        _print_logs(entry, logs, index, sink, arguments)
     return 0
 
 
-def _open_log(entry: Entry, stream: str, *, wait: bool) -> int:
+def _complain(entry: Entry, stream: str, error: OSError) -> int:
+    if isinstance(error, FileNotFoundError) and summarize(entry).status != "gone":
+        print_text(f"ebt: task {entry.id} has no {stream} of its own\n", to=sys.stderr)
+    else:
+        problem = f"the output of task {entry.id} is gone or out of reach"
+        print_text(f"ebt: {problem}: {error.strerror}\n", to=sys.stderr)
+    return 1
+
+
+def _print_logs(
+    entry: Entry,
+    logs: Mapping[str, int],
+    index: int | None,
+    sink: _Sink,
+    arguments: argparse.Namespace,
+) -> None:
+    count = arguments.lines
+    # The last lines of all streams are among the last ones of each.
+    starts = {} if count is None else {s: _start_of_last(log, count) for s, log in logs.items()}
+    if len(logs) == 1 and not arguments.timestamps:
+        ((stream, log),) = logs.items()
+        follower: _Follower = _Plain(log, starts.get(stream, 0), sink)
+    else:
+        kept = None if count is None or len(logs) == 1 else count
+        follower = _Interleaved(Interleaving(logs, index, starts), sink, keep=kept)
+    if arguments.follow:
+        _follow(entry, follower)
+    follower.finish()
+    sink.finish()
+
+
+class _Follower(Protocol):
+    def show(self) -> None:
+        """Show what has come since the last call."""
+
+    def finish(self) -> None:
+        """Show the rest: nothing will come any more."""
+
+
+class _Plain:
+    """One log, as it grows."""
+
+    def __init__(self, log: int, position: int, sink: _Sink) -> None:
+        self._log = log
+        self._position = position
+        self._sink = sink
+
+    def show(self) -> None:
+        while block := os.pread(self._log, _BLOCK, self._position):
+            self._sink.write(block)
+            self._position += len(block)
+
+    def finish(self) -> None:
+        self.show()
+
+
+class _Interleaved:
+    """The lines of all logs, in their order; at the first call only the last `keep` ones."""
+
+    def __init__(self, lines: Interleaving, sink: _Sink, *, keep: int | None) -> None:
+        self._lines = lines
+        self._sink = sink
+        self._keep = keep
+
+    def show(self) -> None:
+        self._show(self._lines.read())
+
+    def finish(self) -> None:
+        self._show(self._lines.finish())
+
+    def _show(self, lines: Iterable[StampedLine]) -> None:
+        if self._keep is not None:
+            lines, self._keep = deque(lines, self._keep), None
+        for line in lines:
+            self._sink.write(line.data, line)
+
+
+def _open_log(entry: Entry, suffix: str, *, wait: bool) -> int:
     """Open a log; one that may still come is waited for.
 
     Raises:
@@ -96,7 +227,7 @@ def _open_log(entry: Entry, stream: str, *, wait: bool) -> int:
     """
     while True:
         try:
-            return entry.open(LOGS[stream])
+            return entry.open(suffix)
         except FileNotFoundError:
             # The task may wait for its turn, or be about to start.
             if not wait or summarize(entry).status not in ("pending", "queued"):
@@ -104,14 +235,7 @@ def _open_log(entry: Entry, stream: str, *, wait: bool) -> int:
         time.sleep(_LOOK)
 
 
-def _copy(log: int, position: int, sink: _Sink) -> int:
-    while block := os.pread(log, _BLOCK, position):
-        sink.write(block)
-        position += len(block)
-    return position
-
-
-def _follow(entry: Entry, log: int, position: int, sink: _Sink) -> None:
+def _follow(entry: Entry, follower: _Follower) -> None:
     try:
         journal = entry.open(JOURNAL)
     except OSError:
@@ -126,7 +250,7 @@ def _follow(entry: Entry, log: int, position: int, sink: _Sink) -> None:
             if size != known or now - asked >= _ASK:
                 known, asked = size, now
                 ended = not summarize(entry).is_live
-            position = _copy(log, position, sink)
+            follower.show()
             if ended:
                 return
             time.sleep(_LOOK)

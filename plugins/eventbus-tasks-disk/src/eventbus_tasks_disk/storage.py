@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final, Self
 
 __all__ = [
+    "ARRIVALS",
     "END_RECORD",
     "JOURNAL",
     "LOGS",
@@ -34,8 +35,9 @@ JOURNAL: Final = ".events.jsonl"
 END_RECORD: Final = ".end.json"
 MARKDOWN: Final = "-output.md"
 LOGS: Final = {"stdout": ".stdout.log", "stderr": ".stderr.log"}
+ARRIVALS: Final = ".arrivals.idx"
 
-SUFFIXES: Final = (JOURNAL, *LOGS.values(), END_RECORD, MARKDOWN)
+SUFFIXES: Final = (JOURNAL, *LOGS.values(), ARRIVALS, END_RECORD, MARKDOWN)
 """How the names of all files of a task end."""
 _DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 

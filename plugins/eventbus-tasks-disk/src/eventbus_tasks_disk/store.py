@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from eventbus_tasks.policies import LogFiles
 from eventbus_tasks_disk.journal import folder_of
 from eventbus_tasks_disk.settings import DiskSettings
-from eventbus_tasks_disk.storage import END_RECORD, LOGS, TaskFolder
+from eventbus_tasks_disk.storage import ARRIVALS, END_RECORD, LOGS, TaskFolder
 from eventbus_tasks_disk.unfinished import take_lock
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class DiskStore:
                 made[LOGS["stdout"]] = folder.create(LOGS["stdout"])
             if separate_stderr:
                 made[LOGS["stderr"]] = folder.create(LOGS["stderr"])
+            made[ARRIVALS] = folder.create(ARRIVALS)
             made[END_RECORD] = folder.create(END_RECORD)
             # The lock goes with the descriptor to the guardian: as long as it is taken, somebody
             # is at work on the task.
@@ -55,6 +56,7 @@ class DiskStore:
             stdout=made[LOGS["stdout"]],
             stderr=made.get(LOGS["stderr"]),
             end_record=made[END_RECORD],
+            arrivals=made[ARRIVALS],
             stdout_path=folder.path_of(LOGS["stdout"]),
             stderr_path=folder.path_of(LOGS["stderr"]) if separate_stderr else None,
         )
