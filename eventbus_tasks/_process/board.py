@@ -183,14 +183,14 @@ class Board:
         Raises:
             OSError: There is no descriptor or no memory left.
         """
+        # The file is empty, so that no limit of file sizes applies; it is only there to be locked.
         self._file = os.memfd_create("ebt-board", os.MFD_CLOEXEC)
-        os.ftruncate(self._file, _SLOTS * _SIZE)
-        self._memory = mmap.mmap(self._file, _SLOTS * _SIZE)
+        self._memory = mmap.mmap(-1, _SLOTS * _SIZE)
         self._free = list(range(0, _SLOTS * _SIZE, _SIZE))[::-1]
 
     @property
     def descriptor(self) -> int:
-        """The file that guardians need for the locks."""
+        """The file that guardians need for the locks; its owner must not close it before them."""
         return self._file
 
     def take(self) -> Slot | None:
