@@ -334,6 +334,13 @@ class InterpreterContract(Contract):
         end = ProcessExit(return_code=0)
         assert second.verdict(end) == self._make(case).verdict(end)
 
+    def test_it_can_be_taken_over(self, case: InterpreterCase) -> None:
+        """A host that takes the task over reads the same from the lines, without having begun."""
+        begun, read = self._make(case), case.make()
+        assert self._feed(read, case.lines) == self._feed(begun, case.lines)
+        end = ProcessExit(return_code=0)
+        assert read.verdict(end) == begun.verdict(end)
+
     def test_events_travel(self, case: InterpreterCase) -> None:
         """Each event becomes JSON and comes back equal."""
         for event in self._feed(self._make(case), case.lines):

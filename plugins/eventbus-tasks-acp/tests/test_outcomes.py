@@ -7,16 +7,23 @@ import signal
 from typing import Any
 
 import pytest
-from eventbus_tasks_acp import AcpSettings, session
+from eventbus_tasks_acp import AcpInterpreter, AcpSettings, SessionPlan, session
 from fake_acp import SESSION, Manners
 from talking import Talk
 
 from eventbus_tasks import (
+    AgentActivity,
+    AgentInputRequired,
     AgentMessage,
     AgentResult,
     AgentSession,
+    Allow,
+    Deny,
+    ProcessExit,
     Reason,
     Settings,
+    Task,
+    TaskEvent,
     TaskStatus,
 )
 
@@ -231,3 +238,29 @@ async def test_one_that_does_not_end_after_a_failure(
     monkeypatch.setattr(session, "_UNTIL_END", 0.2)
     run = await talk.play("say Hello.\nstop refusal", manners=Manners(stays=True))
     assert (run.outcome.reason, run.outcome.message) == (Reason.AGENT_ERROR, "it refused to go on")
+
+
+async def test_a_host_that_takes_over_reads_the_same(talk: Talk) -> None:
+    """Who reads a conversation of several turns afterwards finds its events and its end in it."""
+    further = ["ask 2 other\nsay No.", "say Three."]
+
+    async def react(task: Task, event: TaskEvent) -> None:
+        if isinstance(event, AgentInputRequired):
+            await task.answer(event, Deny() if event.summary == "/other" else Allow())
+        elif isinstance(event, AgentResult):
+            await (task.send(further.pop(0)) if further else task.close_input())
+
+    run = await talk.play("ask 1 file\nsay One.", react, options={"interactive": True})
+    assert [event.ok for event in run.of(AgentResult)] == [True, False, True]
+    plan = SessionPlan(cwd=str(talk.project), prompt="ask 1 file\nsay One.", stays=True)
+    interpreter = AcpInterpreter(plan)
+    read = [
+        item
+        for line in run.task.output.text().encode().splitlines()
+        for item in interpreter.interpret(line, "stdout")
+        if isinstance(item, AgentActivity)
+    ]
+    assert [type(item) for item in read] == [type(event) for event in run.activities]
+    verdict = interpreter.verdict(ProcessExit(return_code=0))
+    # Who has denied what is not in what the agent has said.
+    assert (verdict.reason, verdict.result) == (Reason.EXITED, "Three.")

@@ -129,6 +129,7 @@ class AcpSession:
         self._continuations: dict[int, _Continuation] = {}
         self._ready = False  # prompts can be sent
         self._busy = False  # a turn is at hand
+        self._taken_over = False  # another host has talked to the agent, and this one only reads
         self._closing = False  # no prompt follows those that are known
         self._given_up = False  # there will be no (further) turn
         self._replaying = False  # an earlier conversation is being told once more
@@ -233,8 +234,17 @@ class AcpSession:
     # -- what the agent says ------------------------------------------------------------------
 
     def read(self, message: Mapping[str, Any]) -> Iterator[Item]:
-        """Return what a message means, and what it calls for."""
+        """Return what a message means, and what it calls for.
+
+        Of a session that was never begun it is what another host has been told: it is read as if
+        this one had said what the agent answers.
+        """
+        if not self._number:
+            self._taken_over = True
+            self.begin()
         method = text_in(message, "method")
+        if method and self._taken_over and self._ready and not self._busy:
+            self._begin_turn()
         if method and "id" in message:
             yield from self._requested(message["id"], method, object_in(message, "params"))
         elif method:
@@ -423,13 +433,16 @@ class AcpSession:
     def _next_turn(self) -> bytes:
         if self._busy or not self._ready or self._given_up or not self._prompts:
             return b""
+        self._begin_turn()
+        content = [{"type": "text", "text": self._prompts.popleft()}]
+        params = {"sessionId": self.session_id, "prompt": content}
+        return self._request("session/prompt", params, self._turn_ended)
+
+    def _begin_turn(self) -> None:
         self._busy = True
         self.trouble = ""
         self._messages.begin_turn()
         self._tools.begin_turn()
-        content = [{"type": "text", "text": self._prompts.popleft()}]
-        params = {"sessionId": self.session_id, "prompt": content}
-        return self._request("session/prompt", params, self._turn_ended)
 
     def _go_on(self) -> Iterator[Item]:
         """Begin the next turn, or let the agent end if there is none."""
