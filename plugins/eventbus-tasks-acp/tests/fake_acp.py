@@ -54,6 +54,8 @@ class Manners:
         options: What it offers with a permission request.
         replay: When it tells an old conversation once more: ``"before"`` the answer to
             ``session/load``, or ``"after"`` it.
+        session: The session that it opens; ``None`` for another one in each process, as real
+            agents do.
         stays: It does not exit when its input ends, but when somebody sends it a signal.
     """
 
@@ -63,6 +65,7 @@ class Manners:
     opened: dict[str, Any] = field(default_factory=dict)
     options: list[dict[str, str]] = field(default_factory=lambda: list(OPTIONS))
     replay: str = "before"
+    session: str | None = SESSION
     stays: bool = False
 
 
@@ -102,6 +105,7 @@ class _Playing:
 
     def __init__(self) -> None:
         self.manners = Manners(**json.loads(os.environ["FAKE_ACP"]))
+        self.session = self.manners.session or f"session-of-{os.getpid()}"
         self.log = Path(os.environ["FAKE_ACP_LOG"])
         self.log.write_text("", "utf-8")
         self.prompts: list[str] = []
@@ -114,7 +118,7 @@ class _Playing:
 
     def update(self, sort: str, /, **fields: Any) -> None:
         update = {"sessionUpdate": sort, **fields}
-        self.write(method="session/update", params={"sessionId": SESSION, "update": update})
+        self.write(method="session/update", params={"sessionId": self.session, "update": update})
 
     def chunk(self, kind: str, text: str) -> None:
         self.update(kind, content={"type": "text", "text": text})
@@ -168,7 +172,7 @@ class _Playing:
             if self.manners.replay == "after":
                 self.tell_again()
         else:
-            opened = {"sessionId": SESSION} if method == "session/new" else {}
+            opened = {"sessionId": self.session} if method == "session/new" else {}
             self.write(id=number, result={**opened, **self.manners.opened})
 
     def tell_again(self) -> None:
@@ -238,7 +242,7 @@ class _Playing:
             "kind": "edit",
             "rawInput": {"file_path": f"/{title}"},
         }
-        params = {"sessionId": SESSION, "toolCall": call, "options": self.manners.options}
+        params = {"sessionId": self.session, "toolCall": call, "options": self.manners.options}
         outcome = self.wait_for(self.request("session/request_permission", params))["result"]
         chosen = outcome["outcome"].get("optionId", outcome["outcome"]["outcome"])
         if chosen in ("once", "always"):

@@ -9,7 +9,7 @@ from typing import Any
 import eventbus_tasks_acp
 import pytest
 from eventbus_tasks_acp import AcpInterpreter, SessionPlan
-from fake_acp import OPTIONS, SESSION, FakeAgent
+from fake_acp import OPTIONS, SESSION, FakeAgent, Manners
 
 from eventbus_tasks.testing.conformance import (
     BuilderCase,
@@ -33,7 +33,7 @@ class TestBuilder(CommandBuilderContract):
         return BuilderCase(
             plugin=eventbus_tasks_acp,
             agent="acp",
-            env=fake.environment(),
+            env=fake.environment(Manners(session=None)),
             options={"command": [str(fake.executable)]},
         )
 
@@ -101,6 +101,6 @@ class TestConversation(ConversationContract):
             agent="acp",
             prompt="say Hello.",
             ask="ask 1 file.txt",
-            env=fake.environment(),
+            env=fake.environment(Manners(session=None)),
             options={"command": [str(fake.executable)], "interactive": True},
         )
