@@ -12,12 +12,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from eventbus_tasks import (
+    Command,
     LineSplitter,
     OutputLine,
     OutputReceived,
     Settings,
+    Task,
     TaskEngine,
     decode_line,
+    hookimpl,
 )
 from eventbus_tasks.lines import MAX_LINE
 from eventbus_tasks.output import RING_LINES
@@ -28,6 +31,11 @@ GUARD = 60.0
 
 WRITER = """
 import os, sys
+if os.isatty(1):  # every byte as it is, as full-screen programs have it
+    import termios
+    mode = termios.tcgetattr(1)
+    mode[1] &= ~termios.OPOST
+    termios.tcsetattr(1, termios.TCSANOW, mode)
 for name in sys.argv[1:]:
     with open(name, "rb") as file:
         data = file.read()
@@ -35,6 +43,29 @@ for name in sys.argv[1:]:
         data = data[os.write(1, data):]
 """
 """Writes the content of files, one write for each as far as the pipe takes it."""
+
+WAYS = ("pipe", "file", "pty")
+
+
+class Way:
+    """Has a command captured in one of the ways.
+
+    Args:
+        capture: Which.
+    """
+
+    def __init__(self, capture: str) -> None:
+        self._capture: Any = capture
+
+    @hookimpl
+    def ebt_build_command(self, task: Task) -> Command:
+        """Answer for every task."""
+        return Command(argv=task.request.argv, capture=self._capture, stdin=task.request.stdin)
+
+    def engine(self) -> TaskEngine:
+        """Return an engine, not entered yet."""
+        return TaskEngine(Settings.load(), plugins={"way": self}, load_installed=False)
+
 
 ODD: Any = st.one_of(
     chunks(),
@@ -63,7 +94,7 @@ def reference(data: bytes) -> list[str]:
     return [decode_line(line) for line in (lines if lines[-1] else lines[:-1])]
 
 
-async def check(directory: Path, parts: list[bytes]) -> None:
+async def check(directory: Path, parts: list[bytes], way: str) -> None:
     """Run a task that writes the parts, and compare everything that can be seen of it."""
     names = []
     for number, part in enumerate(parts):
@@ -84,7 +115,7 @@ async def check(directory: Path, parts: list[bytes]) -> None:
         ranges.append(event)
         batches.extend(event.lines)
 
-    async with TaskEngine(Settings.load(), load_installed=False) as engine:
+    async with Way(way).engine() as engine:
         engine.signals.output_line.connect(lines.append)
         engine.signals.output_line.connect(receive_slowly)
         engine.signals.output_received.connect(receive)
@@ -105,11 +136,37 @@ async def check(directory: Path, parts: list[bytes]) -> None:
     ranges.clear()
 
 
+@pytest.mark.parametrize("way", WAYS)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(parts=ODD)
-def test_through_real_pipes(tmp_path_factory: pytest.TempPathFactory, parts: list[bytes]) -> None:
+def test_through_the_kernel(
+    tmp_path_factory: pytest.TempPathFactory, parts: list[bytes], way: str
+) -> None:
     """Log, events, lines and ring of a real task are what a plain loop makes of its bytes."""
-    anyio.run(check, tmp_path_factory.mktemp("writer"), parts)
+    anyio.run(check, tmp_path_factory.mktemp("writer"), parts, way)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(parts=ODD)
+def test_typed_at_a_terminal(tmp_path_factory: pytest.TempPathFactory, parts: list[bytes]) -> None:
+    """Whatever is sent, in whatever pieces, a program gets that takes its keys as they are."""
+    anyio.run(type_parts, tmp_path_factory.mktemp("typist"), parts)
+
+
+async def type_parts(directory: Path, parts: list[bytes]) -> None:
+    """Send the parts to a program at a terminal that gives them back."""
+    data = b"".join(parts)
+    ready = b"ready"
+    async with Way("pty").engine() as engine:
+        argv = ["sh", "-c", f"stty raw -echo; printf ready; exec head -c {len(data)}"]
+        task = await engine.spawn_task("typist", argv=argv, project_dir=directory, stdin="open")
+        with anyio.fail_after(GUARD):
+            while not task.output.size():  # what comes before would be edited and echoed
+                await task.output._wait_for_more()
+            for part in parts:
+                await task.send(part)
+            await task.wait()
+        assert task.output.read() == ready + data
 
 
 @given(parts=ODD)
@@ -124,7 +181,8 @@ def test_through_the_splitter(parts: list[bytes]) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("ended", [False, True])
-async def test_a_line_of_20_mb(tmp_path: Path, ended: bool) -> None:
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_line_of_20_mb(tmp_path: Path, ended: bool, way: str) -> None:
     """A line over 16 MiB comes in two pieces that are marked, and its log is whole."""
     data = b"first\n" + b"x" * 20_000_000 + b"\nlast" * ended
     (tmp_path / "part").write_bytes(data)
@@ -133,7 +191,7 @@ async def test_a_line_of_20_mb(tmp_path: Path, ended: bool) -> None:
     def receive(line: OutputLine) -> None:
         pieces.append((line.number, len(line.text), line.truncated))
 
-    async with TaskEngine(Settings.load(), load_installed=False) as engine:
+    async with Way(way).engine() as engine:
         engine.signals.output_line.connect(receive)
         argv = [sys.executable, "-I", "-S", "-c", WRITER, str(tmp_path / "part")]
         task = await engine.spawn_task("writer", argv=argv, project_dir=tmp_path)
