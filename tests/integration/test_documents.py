@@ -38,7 +38,7 @@ PRELUDES: Final = {
     "async with TaskEngine() as engine:": "",
     "later = await engine.spawn_task(": """
         engine = await stack.enter_async_context(TaskEngine())
-        task = await engine.spawn_task("auth", argv=["true"], project_dir="/project")
+        task = await engine.spawn_task("auth", "Do it", "/project", agent="claude")
         await task.wait()
     """,
     "from eventbus_tasks_voice import Urgency, get_voice": "",
