@@ -124,6 +124,14 @@ def ring(bell: int) -> None:
         pass
 
 
+def _stop_appending(log: int) -> None:
+    """Make explicit offsets count: appending would ignore them (or refuse them, with splice)."""
+    with contextlib.suppress(OSError):
+        flags = fcntl.fcntl(log, fcntl.F_GETFL)
+        if flags & os.O_APPEND:
+            fcntl.fcntl(log, fcntl.F_SETFL, flags & ~os.O_APPEND)
+
+
 class PipeCapture:
     """Splices a pipe into a log at explicit offsets."""
 
@@ -175,11 +183,7 @@ class PipeCapture:
         self._gap_why = ""
         self._retry_at = 0.0
         os.set_blocking(pipe, False)
-        with contextlib.suppress(OSError):
-            flags = fcntl.fcntl(log, fcntl.F_GETFL)
-            if flags & os.O_APPEND:
-                # Appending and explicit offsets exclude each other (splice: EINVAL).
-                fcntl.fcntl(log, fcntl.F_SETFL, flags & ~os.O_APPEND)
+        _stop_appending(log)
 
     @property
     def dropped(self) -> int:
@@ -236,7 +240,10 @@ class PipeCapture:
 
     def _check_length(self) -> None:
         """Notice that somebody has cut off the end of the log; it goes on behind a hole."""
-        length = os.fstat(self._log).st_size
+        try:
+            length = os.fstat(self._log).st_size
+        except OSError:
+            return  # a broken disk: the next write meets that too, and accounts for it
         if length < self._length:
             for start, end in self._lost.add(length, self._length):
                 self._gap(self.stream, start, end, TRUNCATED)
@@ -389,6 +396,7 @@ class FileCapture:
         self._watch = -1
         self._quiet_until = 0.0
         self._look_at: float | None = None
+        _stop_appending(log)
         try:
             self._watch = linux.inotify_open()
             linux.inotify_watch(self._watch, b"/proc/self/fd/%d" % log, linux.IN_MODIFY)
@@ -420,7 +428,10 @@ class FileCapture:
         if self._watch >= 0:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._watch, 4096)
-        size = os.fstat(self._log).st_size
+        try:
+            size = os.fstat(self._log).st_size
+        except OSError:
+            size = self.size  # a broken disk, which must not end the task
         if size < self.size:
             self._mend(size)
         new = size > self.size
@@ -448,7 +459,9 @@ class FileCapture:
             # Unlike a truncation to the old length, it cannot cut off what is just being written.
             os.pwrite(self._log, b"\0", self.size - 1)
         except OSError:
-            os.ftruncate(self._log, max(self.size, os.fstat(self._log).st_size))
+            # A disk that refuses even this must not end the task: the next look tries it again.
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._log, max(self.size, os.fstat(self._log).st_size))
         ring(self._bell)
 
     def share_pipe(self) -> int | None:

@@ -459,6 +459,65 @@ def test_truncated_log_of_a_file(tmp_path: Path) -> None:
         os.close(writer)
 
 
+@pytest.mark.parametrize("way", ["pipe", "file"])
+def test_log_that_cannot_even_be_looked_at(tmp_path: Path, way: str) -> None:
+    """A disk that answers nothing any more ends no capture: what cannot be written is lost."""
+    read, write = os.pipe()
+    with capturing(tmp_path) as (log, bell, gaps):
+        captured: capture.Capture
+        # A closed number stands in for a file system whose server has gone: each call fails.
+        broken = os.dup(log)
+        if way == "pipe":
+            captured = capture.PipeCapture("stdout", read, broken, bell, told(gaps))
+        else:
+            captured = capture.FileCapture("stdout", broken, bell, told(gaps))
+        os.write(write, b"a" * 1000)
+        os.close(broken)
+        assert captured.move(0.0) is (way == "pipe")
+        captured.close()
+        assert gaps == ([(0, 1000, "EBADF")] if way == "pipe" else [])
+    os.close(write)
+    if way == "file":
+        os.close(read)
+
+
+def test_truncated_log_that_cannot_be_mended(tmp_path: Path) -> None:
+    """A log that was cut off, and takes nothing any more, is told as lost and ends no capture."""
+    (tmp_path / "log").write_bytes(b"a" * 5000)
+    log = os.open(tmp_path / "log", os.O_RDONLY)
+    bell = os.eventfd(0, os.EFD_NONBLOCK)
+    gaps: list[tuple[int, int, str]] = []
+    file = capture.FileCapture("stdout", log, bell, told(gaps))
+    assert file.move(0.0)
+    os.truncate(tmp_path / "log", 1000)
+    for now in (1.0, 2.0):
+        assert not file.move(now)
+    file.close()
+    assert gaps == [(1000, 5000, "truncated")]
+    for descriptor in (log, bell):
+        os.close(descriptor)
+
+
+def test_truncated_log_that_was_opened_for_appending(tmp_path: Path) -> None:
+    """A log is mended at its old length, also if whoever keeps it has opened it for appending."""
+    log = os.open(tmp_path / "log", os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+    writer = os.open(tmp_path / "log", os.O_WRONLY | os.O_APPEND)
+    bell = os.eventfd(0, os.EFD_NONBLOCK)
+    gaps: list[tuple[int, int, str]] = []
+    file = capture.FileCapture("stdout", log, bell, told(gaps))
+    os.write(writer, b"a" * 5000)
+    assert file.move(0.0)
+    os.ftruncate(writer, 0)
+    file.move(1.0)
+    os.write(writer, b"b" * 10)
+    assert file.move(2.0)
+    assert os.pread(log, 9000, 0) == bytes(5000) + b"b" * 10
+    assert gaps == [(0, 5000, "truncated")]
+    file.close()
+    for descriptor in (log, writer, bell):
+        os.close(descriptor)
+
+
 def test_full_disk_does_not_stop_a_task(tmp_path: Path) -> None:
     """A task whose disk is full goes on to its end; the loss is counted and told."""
     code = """
