@@ -6,7 +6,7 @@ import argparse
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -136,3 +136,34 @@ def ebt() -> Callable[..., int]:
         return result
 
     return run
+
+
+@pytest.fixture
+def ebt_process(environment: dict[str, str]) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Runs a command in a process of its own."""
+    code = """
+import argparse, sys, eventbus_tasks_disk
+parser = argparse.ArgumentParser()
+commands = parser.add_subparsers()
+eventbus_tasks_disk.ebt_register_commands(
+    lambda name, help, configure: configure(commands.add_parser(name)))
+arguments = parser.parse_args()
+try:
+    sys.exit(arguments.run(arguments))
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def run(*words: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", code, *words]
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()

@@ -8,9 +8,8 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -224,37 +223,6 @@ async def test_last_lines(tmp_path: Path, count: int) -> None:
             start = _start_of_last(file.fileno(), count)
         whole = lines + ([end] if end else [])
         assert content[start:] == b"".join(whole[-count:])
-
-
-@pytest.fixture
-def ebt_process(environment: dict[str, str]) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Runs a command in a process of its own."""
-    code = """
-import argparse, sys, eventbus_tasks_disk
-parser = argparse.ArgumentParser()
-commands = parser.add_subparsers()
-eventbus_tasks_disk.ebt_register_commands(
-    lambda name, help, configure: configure(commands.add_parser(name)))
-arguments = parser.parse_args()
-try:
-    sys.exit(arguments.run(arguments))
-except KeyboardInterrupt:
-    sys.exit(130)
-"""
-    started: list[subprocess.Popen[bytes]] = []
-
-    def run(*words: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-c", code, *words]
-        process = subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-        started.append(process)
-        return process
-
-    yield run
-    for process in started:
-        process.kill()
-        process.communicate()
 
 
 async def test_follow(

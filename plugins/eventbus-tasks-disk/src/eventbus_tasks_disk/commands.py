@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ from eventbus_tasks_disk.history import (
     latest_entries,
     summarize,
 )
+from eventbus_tasks_disk.others import describe, entry_of, other_tasks
 from eventbus_tasks_disk.printing import (
     one_line,
     parse_time,
@@ -36,12 +37,15 @@ __all__ = [
     "LOGS_HELP",
     "LS_HELP",
     "SHOW_HELP",
+    "TaskLookupError",
+    "complain",
     "configure_logs",
     "configure_ls",
     "configure_show",
     "find_entry",
     "find_or_complain",
     "guarded",
+    "look_up",
     "recover",
 ]
 
@@ -60,7 +64,8 @@ def configure_ls(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Status: pending, queued, running, stopping, detached (its host has died, and it "
         "goes on); completed, failed, cancelled; lost (its host has died, and it has no end); "
-        "gone (its files were removed)."
+        "gone (its files were removed). A task that runs in a program without this plugin has the "
+        "beginning of its UUID for a number, and is not listed once it has ended."
     )
     parser.add_argument("--project", metavar="DIR", help="only tasks of this project")
     parser.add_argument(
@@ -161,7 +166,7 @@ class TaskLookupError(Exception):
     """No task, or more than one, is meant.
 
     Attributes:
-        exit_code: What the command returns.
+        exit_code: What the command returns: 1 for none, 2 for more than one.
     """
 
     def __init__(self, message: str, exit_code: int) -> None:
@@ -207,13 +212,27 @@ def find_entry(entries: Iterable[Entry], wanted: str) -> Entry:
 
 def find_or_complain(wanted: str) -> Entry | int:
     """Return the task that is meant, or the exit code after saying why there is none."""
+    try:
+        return look_up(wanted)
+    except TaskLookupError as error:
+        return complain(error)
+
+
+def look_up(wanted: str) -> Entry:
+    """Return the task of the index that is meant.
+
+    Raises:
+        TaskLookupError: It is none, or not only one.
+    """
     state_dir = Settings.load().state_dir
     recover(state_dir)
-    try:
-        return find_entry(latest_entries(state_dir, wanted), wanted)
-    except TaskLookupError as error:
-        print_text(f"ebt: {error}\n", to=sys.stderr)
-        return error.exit_code
+    return find_entry(latest_entries(state_dir, wanted), wanted)
+
+
+def complain(error: TaskLookupError) -> int:
+    """Say why there is no task, and return the exit code."""
+    print_text(f"ebt: {error}\n", to=sys.stderr)
+    return error.exit_code
 
 
 # -- ls ---------------------------------------------------------------------------------------
@@ -223,17 +242,22 @@ def run_ls(arguments: argparse.Namespace) -> int:
     """List tasks, the latest first."""
     state_dir = Settings.load().state_dir
     recover(state_dir)
-    entries = latest_entries(state_dir)
+    others = {task.ref.uid: task for task in other_tasks(state_dir)}
+    kept = (entry for entry in latest_entries(state_dir) if entry.uid not in others)
+    entries: Iterable[Entry] = chain(map(entry_of, others.values()), kept)
     if arguments.project is not None:
         entries = _of_project(entries, arguments.project)
     if arguments.limit:
         entries = islice(entries, arguments.limit)
-    rows = ((entry, summarize(entry)) for entry in entries)
+    rows = (
+        describe(others[entry.uid]) if entry.uid in others else _plain(entry, summarize(entry))
+        for entry in entries
+    )
     if arguments.json:
-        print_json([_plain(entry, summary) for entry, summary in rows])
+        print_json(list(rows))
         return 0
     table: list[tuple[str, ...]] = [("ID", "STATUS", "NAME", "AGENT", "AGE", "TIME", "PROJECT")]
-    table += [_row(entry, summary) for entry, summary in rows]
+    table += map(_row, rows)
     if len(table) == 1:
         print_text("no tasks\n", to=sys.stderr)
         return 0
@@ -255,19 +279,20 @@ def _of_project(entries: Iterable[Entry], project: str) -> Iterator[Entry]:
             yield entry
 
 
-def _row(entry: Entry, summary: Summary) -> tuple[str, ...]:
+def _row(task: Mapping[str, Any]) -> tuple[str, ...]:
     now = datetime.now(UTC)
-    began = parse_time(summary.started) or parse_time(entry.created)
-    ended = parse_time(summary.ended) or (now if summary.is_live else None)
-    age = parse_time(entry.created)
+    created = parse_time(task["created"])
+    began = parse_time(task["started"]) or created
+    ended = parse_time(task["ended"]) or (now if Summary(status=task["status"]).is_live else None)
     return (
-        str(entry.id),
-        summary.status,
-        shorten(one_line(entry.name), 40),
-        one_line(entry.agent),
-        "" if age is None else say_duration(now - age),
+        # Numbers of programs that keep nothing begin with 1, each time.
+        str(task["id"]) if task["kept"] else task["uid"][:8],
+        task["status"],
+        shorten(one_line(task["name"]), 40),
+        one_line(task["agent"]),
+        "" if created is None else say_duration(now - created),
         "" if began is None or ended is None else say_duration(ended - began),
-        with_home(one_line(entry.project_dir)),
+        with_home(one_line(task["project_dir"])),
     )
 
 
@@ -285,6 +310,7 @@ def _plain(entry: Entry, summary: Summary) -> dict[str, Any]:
         "created": entry.created,
         "started": summary.started,
         "ended": summary.ended,
+        "kept": True,
     }
 
 

@@ -11,11 +11,13 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, Protocol, TextIO
 
+from eventbus_tasks import Settings, TaskNotFoundError
 from eventbus_tasks_disk.cleaning import OutputCleaner
-from eventbus_tasks_disk.commands import find_or_complain
+from eventbus_tasks_disk.commands import TaskLookupError, complain, find_entry, look_up
 from eventbus_tasks_disk.history import Entry, summarize
 from eventbus_tasks_disk.interleaving import Interleaving, StampedLine
-from eventbus_tasks_disk.printing import print_text
+from eventbus_tasks_disk.others import entry_of, follow_until_end, other_tasks
+from eventbus_tasks_disk.printing import one_line, print_text
 from eventbus_tasks_disk.storage import ARRIVALS, JOURNAL, LOGS
 
 if TYPE_CHECKING:
@@ -111,9 +113,10 @@ class _Stamped:
 
 def run_logs(arguments: argparse.Namespace) -> int:
     """Print the output of a task, and follow it if that is wanted."""
-    entry = find_or_complain(arguments.task)
-    if isinstance(entry, int):
-        return entry
+    try:
+        entry = look_up(arguments.task)
+    except TaskLookupError as error:
+        return _run_logs_of_others(arguments, error)
     wanted = ["stdout", "stderr"] if arguments.stdout == arguments.stderr else []
     wanted += ["stdout"] * (not wanted and arguments.stdout)
     wanted += ["stderr"] * (not wanted and arguments.stderr)
@@ -139,6 +142,35 @@ def run_logs(arguments: argparse.Namespace) -> int:
         if arguments.timestamps:
             sink = _Stamped(sink)
         _print_logs(entry, logs, index, sink, arguments)
+    return 0
+
+
+def _run_logs_of_others(arguments: argparse.Namespace, error: TaskLookupError) -> int:
+    """Do the same with a task that runs in a program without this plugin, if that is meant."""
+    others = {task.ref.uid: task for task in other_tasks(Settings.load().state_dir)}
+    if error.exit_code != 1 or not others:
+        return complain(error)
+    stderr_only = arguments.stderr and not arguments.stdout
+    try:
+        task = others[find_entry(map(entry_of, others.values()), arguments.task).uid]
+        if arguments.timestamps:
+            problem = f"of {one_line(task.ref.name)!r} no times are kept: its program keeps nothing"
+            raise TaskLookupError(problem, 1)
+        log = task.open_log("stderr" if stderr_only else "stdout")
+    except TaskLookupError as other:
+        return complain(other)
+    except TaskNotFoundError:  # it has ended meanwhile, or has no such stream of its own
+        return complain(error)
+    try:
+        sink: _Sink = _Raw(apart=False) if arguments.raw else _Cleaned(apart=False)
+        start = 0 if arguments.lines is None else _start_of_last(log, arguments.lines)
+        follower = _Plain(log, start, sink)
+        if arguments.follow:
+            follow_until_end(task, follower.show, _LOOK)
+        follower.finish()
+        sink.finish()
+    finally:
+        os.close(log)
     return 0
 
 
