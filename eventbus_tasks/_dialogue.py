@@ -119,6 +119,7 @@ class Dialogue:
         self._outbox: deque[_Message] = deque()
         self._open: dict[str, _Pending] = {}
         self._closed: dict[str, By] = {}
+        self._reused: set[str] = set()  # names that have stood for more than one request
         self._due: float | None = None  # when it must have reacted, by the loop's clock
         self._must_end = False  # and how: by its end, not by a line
         self._news = anyio.Event()  # for each of those who wait in `serve`
@@ -153,13 +154,7 @@ class Dialogue:
 
     async def answer(self, request: str | AgentInputRequired, answer: AgentAnswer) -> None:
         """Answer an open request; return when the agent was told."""
-        request_id = request if isinstance(request, str) else request.request_id
-        pending = self._open.get(request_id)
-        if pending is None:
-            by = self._closed.get(request_id)
-            raise RequestClosedError(
-                request_id, _WHY[by] if by else "nothing of that name was asked"
-            )
+        pending = self._meant(request)
         check_answer(answer, pending.request)
         await self._deliver(self._settle(pending, answer, "program"))
 
@@ -187,7 +182,10 @@ class Dialogue:
         """Take note of a request, which is about to be told to everybody."""
         known = self._open.get(request.request_id)
         deadline = anyio.current_time() + self.patience if known is None else known.deadline
-        self._closed.pop(request.request_id, None)
+        if known is not None:
+            self._withdraw(request.request_id, "agent")
+        if self._closed.pop(request.request_id, None) is not None:
+            self._reused.add(request.request_id)
         self._open[request.request_id] = _Pending(request, deadline)
         self._wake()
 
@@ -294,6 +292,30 @@ class Dialogue:
     def _check_open(self) -> None:
         if self._ended:
             raise InputClosedError("the task has ended")
+
+    def _meant(self, request: str | AgentInputRequired) -> _Pending:
+        """Return the open request that somebody wants to answer, and never another one.
+
+        Raises:
+            RequestClosedError: It is not open, or nobody can say which one is meant.
+        """
+        request_id = request if isinstance(request, str) else request.request_id
+        pending = self._open.get(request_id)
+        if pending is None:
+            by = self._closed.get(request_id)
+            why = _WHY[by] if by else "nothing of that name was asked"
+        elif isinstance(request, str):
+            if request_id not in self._reused:
+                return pending
+            why = "the agent has used that name before: answer the event"
+        else:
+            asked = pending.request
+            if (request.task.uid, request.seq) == (asked.task.uid, asked.seq):
+                return pending
+            why = "the agent has asked something else by that name"
+            if request.task.uid != asked.task.uid:
+                why = "another task has asked it"
+        raise RequestClosedError(request_id, why)
 
     def _interrupting(self) -> bytes:
         data = self._interpreter.encode_interrupt()

@@ -220,7 +220,8 @@ class Task:
         """Answer what the agent has asked with an `AgentInputRequired`; the first answer counts.
 
         Args:
-            request: The event, or its `request_id`.
+            request: The event, or its `request_id`, unless the agent has used that name before: an
+                answer never reaches another request than the one it was given for.
             answer: ``Allow()`` or ``Deny("why")`` for a permission, ``Answer("text")`` or
                 ``Deny()`` for a question.
 

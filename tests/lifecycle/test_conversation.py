@@ -5,8 +5,11 @@ The agent is a real process with a protocol of its own: one word and a text in e
 
 from __future__ import annotations
 
+import errno
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -46,6 +49,7 @@ from eventbus_tasks import (
     Withdraw,
     hookimpl,
 )
+from eventbus_tasks._threads import DaemonPool, NoWorkerError
 
 from .conftest import GUARD
 
@@ -66,6 +70,9 @@ for line in sys.stdin:
     elif word == "prompt" and text == "ask and forget":
         say("ask", "r3")
         say("forget", "r3")
+    elif word == "prompt" and text == "ask twice":
+        say("ask", "r6")
+        say("ask", "r6")
     elif word == "prompt" and text == "ask and end":
         say("ask", "r4")
         say("done", "without it")
@@ -414,6 +421,75 @@ async def test_protocol_as_the_first_rung(tmp_path: Path) -> None:
             await scene.next(TaskEnded)
     assert [event.signal for event in scene.told(SignalSent)] == [0]
     assert [event.text for event in scene.told(AgentResult)] == ["interrupted"]
+
+
+async def test_policies_that_cannot_be_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no thread can be had to ask a policy, that is reported, and a person can answer."""
+    submit = DaemonPool._submit
+
+    def refuse(pool: DaemonPool, job: object) -> None:
+        if "AgentInputRequired" in repr(getattr(job, "_function", None)):
+            raise NoWorkerError(errno.EAGAIN, "no thread")
+        submit(pool, job)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(DaemonPool, "_submit", refuse)
+    async with engine_with(Rule(lambda request: Allow())) as engine:
+        scene = await spawn(engine, tmp_path, "ask")
+        request = await scene.next(AgentInputRequired)
+        assert "no thread" in (await scene.next(HandlerFailed)).error
+        await scene.task.answer(request, Deny())
+        await scene.next(AgentResult)
+        assert await scene.end() is TaskStatus.COMPLETED
+
+
+async def test_requests_that_stay_open_for_ever(tmp_path: Path) -> None:
+    """A deadline beyond all dates is one in a far year: the request is told, and answered."""
+    async with engine_with(answer_deadline=math.inf) as engine:
+        scene = await spawn(engine, tmp_path, "ask")
+        request = await scene.next(AgentInputRequired)
+        assert request.deadline.year > 2100
+        await scene.task.answer(request, Deny())
+        await scene.next(AgentResult)
+        assert await scene.end() is TaskStatus.COMPLETED
+
+
+async def test_names_that_are_used_twice(tmp_path: Path) -> None:
+    """An answer reaches the request that it was given for, whatever an agent calls its next one."""
+    async with engine_with() as engine:
+        scene = await spawn(engine, tmp_path, "ask")
+        first = await scene.next(AgentInputRequired)
+        await scene.task.answer(first, Deny("first"))
+        await scene.next(AgentResult)
+        await scene.task.send("ask")
+        second = await scene.next(AgentInputRequired)
+        assert second.request_id == first.request_id
+        for meant in (first, first.request_id, replace(second, task=replace(first.task, uid="x"))):
+            with pytest.raises(RequestClosedError):
+                await scene.task.answer(meant, Allow())
+        await scene.task.answer(second, Deny("second"))
+        await scene.next(AgentResult)
+        await scene.end()
+    assert [(one.answer, one.text) for one in scene.told(AgentInputAnswered)] == [
+        ("deny", "first"),
+        ("deny", "second"),
+    ]
+
+
+async def test_a_request_takes_the_place_of_another(tmp_path: Path) -> None:
+    """One that is asked by the name of an open one ends that, whose answer it does not get."""
+    async with engine_with() as engine:
+        scene = await spawn(engine, tmp_path, "ask twice")
+        first = await scene.next(AgentInputRequired)
+        second = await scene.next(AgentInputRequired)
+        with pytest.raises(RequestClosedError):
+            await scene.task.answer(first, Allow())
+        await scene.task.answer(second, Deny())
+        await scene.next(AgentResult)
+        await scene.end()
+    answered = [(one.answer, one.by) for one in scene.told(AgentInputAnswered)]
+    assert answered == [("none", "agent"), ("deny", "program")]
 
 
 async def test_after_the_end(tmp_path: Path) -> None:
