@@ -41,6 +41,9 @@ Run = Callable[..., Awaitable[Any]]
 _CHUNK: Final = 64 * 1024
 _Draft: Final = draft_of(OutputReceived)
 
+_FOR_EVER: Final = 3e9
+"""Seconds: about as much as can be added to a date."""
+
 # With nobody reading, a turn only moves offsets.
 _SKIP: Final = 64 * 1024 * 1024
 
@@ -124,7 +127,7 @@ class OutputFollower:
             except NoWorkerError:
                 self._may_block = True  # better late than never
             except OSError:
-                pass  # the next turn meets it too, and says so
+                self._may_block = True  # the next turn meets it too, and says so
 
     def _warm_up(self) -> None:
         for cursor in self._cursors:
@@ -245,7 +248,8 @@ class OutputFollower:
             self._emit(activity)
             return
         if isinstance(activity, AgentInputRequired) and activity.request_id:
-            deadline = datetime.now(UTC) + timedelta(seconds=dialogue.patience)
+            patience = timedelta(seconds=min(dialogue.patience, _FOR_EVER))
+            deadline = datetime.now(UTC) + patience
             activity = replace(activity, deadline=deadline)
             dialogue.register(activity)
         self._emit(activity)

@@ -257,12 +257,8 @@ class TaskRun:
 
     async def _consult(self, request: events.AgentInputRequired) -> AgentAnswer | None:
         """Ask the policies what to answer an agent."""
-        answer = await self._services.plugins.ask(
-            "ebt_answer_agent",
-            {"task": self.task, "request": request},
-            failed=self._hook_failed,
-            check=functools.partial(check_answer, request=request),
-        )
+        check = functools.partial(check_answer, request=request)
+        answer = await self._ask("ebt_answer_agent", check=check, request=request)
         return cast("AgentAnswer | None", answer)
 
     def _let_go(self) -> None:
@@ -504,7 +500,7 @@ class TaskRun:
         """End a task that the engine itself has lost track of."""
         if self._link is None:
             return
-        self._link.stop(Reason.CANCELLED.value, now=True)
+        self._link.stop(Reason.PLUGIN_ERROR.value, now=True)
         while not self._over:
             await endure(self._link.wait_readable)
             self._take_messages()
@@ -629,11 +625,13 @@ class TaskRun:
         *,
         check: Callable[[Any], None] | None = None,
         undo: Callable[[Any], None] | None = None,
+        **arguments: Any,
     ) -> Any:
         self._hook_errors.clear()
+        arguments["task"] = self.task
         try:
             return await self._services.plugins.ask(
-                hook, {"task": self.task}, failed=self._hook_failed, check=check, undo=undo
+                hook, arguments, failed=self._hook_failed, check=check, undo=undo
             )
         except NoWorkerError as error:
             if self._seq and self._link is None:

@@ -142,7 +142,9 @@ def judge(facts: Facts) -> tuple[Reason, str]:
     if facts.guardian_lost:
         return Reason.GUARDIAN_LOST, "the guardian of the task was killed"
     let_go = facts.stop_reason is Reason.EXITED
-    if facts.stop_reason is not None and not let_go:
+    # A task that was ended because of an error has that as its reason, in its words.
+    explained = facts.stop_reason is Reason.PLUGIN_ERROR and facts.plugin_error is not None
+    if facts.stop_reason is not None and not let_go and not explained:
         return facts.stop_reason, _STOP_MESSAGES.get(facts.stop_reason, facts.stop_reason.value)
     if facts.plugin_error is not None:
         return Reason.PLUGIN_ERROR, facts.plugin_error

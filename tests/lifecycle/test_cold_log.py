@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import anyio
 import pytest
 
+from eventbus_tasks import Reason
 from eventbus_tasks._threads import DaemonPool, NoWorkerError
 from eventbus_tasks.output import StreamCursor
 
@@ -71,3 +72,25 @@ async def test_without_a_thread_the_loop_waits(
     monkeypatch.setattr(DaemonPool, "_submit", refuse)
     assert await follow(stage) == [str(number) for number in range(1, COUNT + 1)]
     assert not all_cold
+
+
+async def test_a_disk_that_fails(
+    stage: Stage, all_cold: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What cannot be read ends the task with an error; nobody tries it again for ever."""
+    attempts: list[int] = []
+
+    def fail(cursor: StreamCursor, count: int) -> None:
+        attempts.append(count)
+        raise OSError(errno.EIO, "the disk is broken")
+
+    monkeypatch.setattr(StreamCursor, "warm_up", fail)
+    monkeypatch.setattr(StreamCursor, "look", fail)
+    async with stage.engine() as engine:
+        engine.signals.output_line.connect(lambda line: None)
+        with anyio.fail_after(GUARD):
+            argv = ["seq", str(COUNT)]
+            task = await engine.spawn_task("seq", argv=argv, project_dir=stage.project)
+            outcome = await task.wait()
+    assert outcome.reason is Reason.PLUGIN_ERROR
+    assert len(attempts) <= 2  # in the thread, and by the loop, which says so
