@@ -439,7 +439,7 @@ class FileCapture:
             self._look_at = now + POLL_FILE
         elif new:
             self._quiet_until = self._look_at = now + BURST
-        else:
+        elif now >= self._quiet_until:  # until then nothing else would make us look
             self._look_at = None
         if new:
             self.size = size
