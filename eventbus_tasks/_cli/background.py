@@ -18,7 +18,6 @@ import anyio
 
 from eventbus_tasks import (
     EventbusTasksError,
-    Reason,
     TaskEnded,
     TaskEngine,
     TaskEvent,
@@ -148,11 +147,12 @@ class _Host:
         async for event in stream:
             if event.task.uid != task.uid:
                 continue
-            if isinstance(event, TaskEnded) and event.outcome.reason is Reason.SPAWN_FAILED:
-                code = code_of_outcome(task, event.outcome, stopped_by=None)
-                self._tell(code, event.outcome.message)
+            if isinstance(event, TaskEnded):  # it never ran
+                outcome = event.outcome
+                code = code_of_outcome(task, outcome, stopped_by=None)
+                self._tell(code, outcome.message or outcome.reason)
                 return
-            if isinstance(event, (TaskStarted, TaskQueued, TaskEnded)):
+            if isinstance(event, (TaskStarted, TaskQueued)):
                 kept = task.output.path("stdout")
                 notes = [f"{task.name}: runs in the background, as task {task.id}"]
                 if isinstance(event, TaskQueued):

@@ -34,6 +34,18 @@ SLOW_PLUGIN = """
         open({gate!r}).readline()
 """
 
+UNABLE_PLUGIN = """
+    from eventbus_tasks import hookimpl
+
+    @hookimpl
+    def ebt_register_agents(register):
+        register("unable", "cannot work")
+
+    @hookimpl
+    def ebt_build_command(task):
+        raise ValueError("no such option")
+"""
+
 
 def test_without_a_plugin_it_is_refused(ebt: StartEbt, project: Path) -> None:
     """Nobody would read the output of such a task: the message says what to install."""
@@ -62,6 +74,17 @@ def test_refusals_and_failures(ebt: StartEbt) -> None:
         code, errors = ebt("run", "--detach", *arguments, environ=WITH_HISTORY).wait()
         assert code == expected
         assert word in errors
+
+
+@needs_history
+def test_one_that_never_ran(ebt: StartEbt, make_plugin: Callable[..., dict[str, str]]) -> None:
+    """A task whose plugin cannot build its command has not begun, and no number says so."""
+    environ = {**make_plugin("unable", UNABLE_PLUGIN), "EBT_PLUGINS": "disk,unable"}
+    running = ebt("run", "--detach", "--agent", "unable", "hello", environ=environ)
+    code, errors = running.wait()
+    assert (code, running.seen) == (125, b"")
+    assert "no such option" in errors
+    assert "runs in the background" not in errors
 
 
 @needs_history
