@@ -110,7 +110,7 @@ class Keyboard:
                     escapes = [*escapes, time.monotonic()] if key == ESCAPE[0] else []
                     if len(escapes) >= _TIMES and escapes[-1] - escapes[-_TIMES] <= _WITHIN:
                         self._task.cancel_nowait()
-                with contextlib.suppress(anyio.WouldBlock):
+                with contextlib.suppress(anyio.WouldBlock, anyio.BrokenResourceError):
                     keys.send_nowait(data)
 
     async def _send_keys(self, typed: MemoryObjectReceiveStream[bytes]) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import signal
 import struct
 import sys
 import termios
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -98,6 +100,33 @@ tty.setraw(0)
 print("\\x1b[?1049h\\x1b[?25lup\\r\\n")
 while True: signal.pause()
 """
+
+
+LINGERING = """
+    import anyio
+    from eventbus_tasks import hookimpl
+
+    async def linger(event):
+        await anyio.sleep_forever()
+
+    @hookimpl
+    def ebt_engine_started(engine):
+        engine.signals.task_completed.connect(linger)
+"""
+
+
+def test_keys_that_come_too_late(ebt: Any, make_plugin: Callable[..., dict[str, str]]) -> None:
+    """Keys that are typed when the command has ended go nowhere, and change nothing."""
+    environ = {**make_plugin("lingering", LINGERING), "EBT_RECEIVER_DEADLINE": "1"}
+    running = ebt("run", "-i", *python("print('up')"), terminal=True, environ=environ)
+    before = terminal_of(running)
+    running.read_until(b"up\r\n")
+    while running.process.poll() is None:
+        type_in(running, b"x")
+        select.select([running.out], [], [], 0.01)
+    code, errors = running.wait()
+    assert code == 0, errors
+    assert terminal_of(running) == before
 
 
 @pytest.mark.parametrize("how", ["keys", "signal", "kill"])
