@@ -181,8 +181,7 @@ async def test_log_while_running(make_engine: MakeEngine, project: Path) -> None
         await task.wait()
     assert (folder / "task-1.stdout.log").read_bytes() == b"no end."
     text = (folder / "task-1-output.md").read_text()
-    assert "## Output\n\n```text\nno end.\n```\n" in text
-    assert text.endswith("## Standard error\n\n```text\nwrong!\n```\n")
+    assert text.endswith("## Output\n\n```text\nno end.\nstderr: wrong!\n```\n")
 
 
 class OpensTwice:

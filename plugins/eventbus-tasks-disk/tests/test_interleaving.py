@@ -146,6 +146,36 @@ async def test_in_the_order_of_arrival(
     assert index.stat().st_size == 16 * len(LINES)
 
 
+async def test_in_the_readable_file(story: Story, project: Path) -> None:
+    """The readable file has both streams in their order, marked; apart where that is unknown."""
+    from eventbus_tasks_disk import recovery
+    from eventbus_tasks_disk.history import latest_entries
+
+    await story.write(*LINES)
+    await story.task.close_input()
+    await story.task.wait()
+    folder = project / ".claude-tasks"
+    text = (folder / "task-1-output.md").read_text()
+    marked = [f"stderr: {line}" if line[0] == "e" else line for line in LINES]
+    assert text.endswith("## Output\n\n```text\n" + "\n".join(marked) + "\n```\n")
+    assert "## Standard error" not in text
+    # What recovery writes is the same; without the index, both by themselves.
+    (entry,) = latest_entries(story.task.settings.state_dir)
+    journal = folder / "task-1.events.jsonl"
+    for kept in (True, False):
+        (folder / "task-1-output.md").unlink()
+        journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:-1]))
+        if not kept:
+            (folder / "task-1.arrivals.idx").unlink()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(recovery, "host_lives", lambda _: False)
+            assert recovery.recover_task(story.task.settings.state_dir, entry)
+        written = (folder / "task-1-output.md").read_text()
+        body = written[written.index("## Output") :]
+        assert (body == text[text.index("## Output") :]) is kept
+        assert ("## Standard error\n\n```text\ne1\n" in body) is not kept
+
+
 async def test_followed(story: Story, environment: dict[str, str]) -> None:
     """What is followed comes in its order while it is written, unfinished lines at the end."""
     await story.write(*LINES[:3])

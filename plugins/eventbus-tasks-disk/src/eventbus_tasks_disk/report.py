@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
+from eventbus_tasks_disk.interleaving import Interleaving
 from eventbus_tasks_disk.markdown import Section
-from eventbus_tasks_disk.storage import LOGS, TaskFolder
+from eventbus_tasks_disk.storage import ARRIVALS, LOGS, TaskFolder
 
 if TYPE_CHECKING:
     from eventbus_tasks import Outcome, Stream, Task
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["Subject", "facts_of", "sections_of", "sections_of_files"]
 
 _CHUNK: Final = 256 * 1024
+_WOVEN: Final = 16 * 1024 * 1024
+_MARK: Final = b"stderr: "
 _TITLES: Final[dict[Stream, str]] = {"stdout": "Output", "stderr": "Standard error"}
 
 
@@ -111,6 +116,10 @@ def sections_of(
         OSError: A log cannot be opened.
     """
     sections = _result_of(outcome)
+    if all(task.output.path(stream) for stream in task.output.streams):
+        woven = _weave(outcome, folder, stack)
+        if woven is not None:
+            return [*sections, woven]
     for stream in task.output.streams:
         if task.output.path(stream) is None:
             # Not kept by us (that is an error by itself), but shown as long as it is there.
@@ -133,6 +142,9 @@ def sections_of_files(outcome: Outcome, folder: TaskFolder, stack: ExitStack) ->
         OSError: A log is there and cannot be opened.
     """
     sections = _result_of(outcome)
+    woven = _weave(outcome, folder, stack)
+    if woven is not None:
+        return [*sections, woven]
     for stream, title in _TITLES.items():
         try:
             descriptor = folder.open(LOGS[stream])
@@ -149,6 +161,49 @@ def _result_of(outcome: Outcome) -> list[Section]:
         return []
     result = outcome.result.encode("utf-8", "replace")
     return [Section(title="Result", size=len(result), chunks=lambda a, b: iter((result[a:b],)))]
+
+
+def _weave(outcome: Outcome, folder: TaskFolder, stack: ExitStack) -> Section | None:
+    """Return one text with the lines of both streams in the order in which they had come.
+
+    Only if there are two streams with something in them, their order is known, and they are small
+    enough to be read more than once.
+    """
+    if any(outcome.lost_bytes.values()):
+        return None
+    opened: list[int] = []
+    for suffix in (*LOGS.values(), ARRIVALS):
+        try:
+            descriptor = folder.open(suffix)
+        except OSError:
+            return None
+        stack.callback(os.close, descriptor)
+        opened.append(descriptor)
+    *logs, index = opened
+    sizes = [os.fstat(log).st_size for log in logs]
+    if not all(sizes) or sum(sizes) > _WOVEN:
+        return None
+    chunks = partial(_woven, dict(zip(LOGS, logs, strict=True)), index)
+    size = sum(map(len, chunks(0, sys.maxsize)))
+    return Section(title=_TITLES["stdout"], size=size, chunks=chunks)
+
+
+def _woven(logs: Mapping[str, int], index: int, begin: int, end: int) -> Iterator[bytes]:
+    lines = Interleaving(logs, index)
+    position = 0
+    begun = {"stderr": False}
+    for line in chain(lines.read(), lines.finish()):
+        data = line.data
+        if line.stream == "stderr" and not begun["stderr"]:
+            data = _MARK + data
+        if line.at is None and not data.endswith(b"\n"):
+            data += b"\n"
+        begun[line.stream] = not data.endswith(b"\n")
+        first, position = position, position + len(data)
+        if position > begin:
+            yield data[max(0, begin - first) : end - first]
+        if position >= end:
+            return
 
 
 def _from_task(task: Task, stream: Stream, begin: int, end: int) -> Iterator[bytes]:
