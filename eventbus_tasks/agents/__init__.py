@@ -2,7 +2,7 @@
 
 - `JsonLinesInterpreter`: base of interpreters of agents that write one JSON object in each line.
 - `AgentOptions`: base of the options of one request, read without trusting anything.
-- `find_program`, `child_environment`, `prompt_bytes`: what a command is made of.
+- `agent_command`; `find_program`, `child_environment`, `prompt_bytes`: what a command is made of.
 - `count_in`, `list_in`, `object_in`, `price_in`, `text_in`: values of foreign JSON, where a wrong
   type is an absent value; `one_line`, `input_summary`: text that is safe and short.
 - `check_program`, `KnownBug`, `AgentHealth`: the answer to ``ebt_check_agent``.
@@ -13,7 +13,12 @@ Nothing here knows a certain agent. `eventbus_tasks.testing` has the contracts f
 
 from __future__ import annotations
 
-from eventbus_tasks.agents.building import child_environment, find_program, prompt_bytes
+from eventbus_tasks.agents.building import (
+    agent_command,
+    child_environment,
+    find_program,
+    prompt_bytes,
+)
 from eventbus_tasks.agents.health import AgentHealth, KnownBug, check_program, parse_version
 from eventbus_tasks.agents.interpreting import JsonLinesInterpreter, unknown_event
 from eventbus_tasks.agents.options import AgentOptions
@@ -35,6 +40,7 @@ __all__ = [
     "JsonLinesInterpreter",
     "KnownBug",
     "Totals",
+    "agent_command",
     "check_program",
     "child_environment",
     "count_in",

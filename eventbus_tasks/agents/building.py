@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from eventbus_tasks.errors import InvalidRequestError
-from eventbus_tasks.request import TaskRequest
+from eventbus_tasks.policies import OutputInterpreter
+from eventbus_tasks.request import Command, TaskRequest
 
-__all__ = ["child_environment", "find_program", "prompt_bytes"]
+if TYPE_CHECKING:
+    from eventbus_tasks.task import Task
+
+__all__ = ["agent_command", "child_environment", "find_program", "prompt_bytes"]
 
 
 def find_program(name: str, wanted: Path | None, path: str | None, *, setting: str = "") -> str:
@@ -53,6 +58,37 @@ def child_environment(
     """
     kept = {name: value for name, value in host.items() if name not in without}
     return {**kept, **extra}
+
+
+def agent_command(
+    task: Task,
+    argv: Iterable[str],
+    interpreter: OutputInterpreter,
+    *,
+    without: Collection[str] = (),
+) -> Command:
+    """Return the command of an agent that reads its prompt from standard input, and ends.
+
+    Its output goes into the log directly, because agents that write to a pipe lose the end of it
+    when it is read slowly; standard error is kept apart.
+
+    Args:
+        task: The task.
+        argv: Program and arguments.
+        interpreter: Understands the output; a new object.
+        without: Variables that belong to a session of the same agent around this program.
+
+    Raises:
+        InvalidRequestError: There is no prompt, or something beside it.
+    """
+    return Command(
+        argv=tuple(argv),
+        env=child_environment(os.environ, task.request.env, without),
+        stdin=prompt_bytes(task.request),
+        capture="file",
+        stderr="separate",
+        interpreter=interpreter,
+    )
 
 
 def prompt_bytes(request: TaskRequest) -> bytes:

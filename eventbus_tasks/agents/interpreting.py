@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from eventbus_tasks.agents.reading import one_line, parse_object
 from eventbus_tasks.conversation import Send, Withdraw
-from eventbus_tasks.events import AgentActivity, AgentEventUnknown
+from eventbus_tasks.events import AgentActivity, AgentEventUnknown, AgentResult
 from eventbus_tasks.lines import decode_line
 from eventbus_tasks.outcome import ProcessExit, Reason, Verdict
 from eventbus_tasks.policies import Stream
@@ -27,7 +27,8 @@ class JsonLinesInterpreter(abc.ABC):
     """Base of an `OutputInterpreter` for an agent that writes one JSON object in each line.
 
     Only lines of standard output that begin with ``{`` are read as JSON; other lines, and standard
-    error, are remembered to explain a failure. A subclass implements `read` and `judge`; nothing
+    error, are remembered to explain a failure. A subclass implements `read`, and
+    `judge` where the last result does not say everything; nothing
     that stands in a line should make them raise (see `eventbus_tasks.agents.text_in`).
 
     One object for each task; it is called on the engine's loop and never waits.
@@ -37,6 +38,7 @@ class JsonLinesInterpreter(abc.ABC):
         self._cut = False  # the last line that should have been JSON was none
         self._stderr: deque[str] = deque(maxlen=5)
         self._noise = ""
+        self._last_result: AgentResult | None = None
 
     def interpret(self, line: bytes, stream: Stream) -> Iterator[AgentActivity | Send | Withdraw]:
         """Return what one line means; see `OutputInterpreter`."""
@@ -53,7 +55,11 @@ class JsonLinesInterpreter(abc.ABC):
         if data is None:
             return iter((AgentEventUnknown(kind="unreadable"),))
         # A list, because the state must not depend on whether somebody iterates.
-        return iter(list(self.read(data)))
+        found = list(self.read(data))
+        for item in found:
+            if isinstance(item, AgentResult) and not item.parent:
+                self._last_result = item
+        return iter(found)
 
     def verdict(self, exit: ProcessExit) -> Verdict:
         """Judge the run; see `OutputInterpreter`. Asks `judge`."""
@@ -67,15 +73,21 @@ class JsonLinesInterpreter(abc.ABC):
             data: The object of one line.
         """
 
-    @abc.abstractmethod
     def judge(self, exit: ProcessExit) -> Verdict:
-        """Judge the finished run from everything that `read` has seen: to be implemented.
+        """Judge the finished run: by the last `AgentResult` that `read` has returned.
 
-        Success must be said by the agent itself; see `no_result` for when it has said nothing.
+        Without one it is no success. To be replaced where an agent's own word is not enough:
+        success must be said by the agent itself, and what it denies or leaves open is none.
 
         Args:
             exit: How the process ended.
         """
+        result = self._last_result
+        if result is None:
+            return self.no_result(exit)
+        if not result.ok:
+            return Verdict(reason=Reason.AGENT_ERROR, message=one_line(result.text, _HINT))
+        return Verdict(reason=Reason.EXITED, result=result.text)
 
     def no_result(
         self, exit: ProcessExit, what: str = "ended without a result", answer: str | None = None

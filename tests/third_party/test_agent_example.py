@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import shutil
 from pathlib import Path
@@ -48,8 +47,6 @@ def test_example_keeps_the_contracts(site: Any, work: Path) -> None:
 
 
 def test_example_is_short() -> None:
-    """What a plugin for an agent needs is about 50 lines, without imports and the agent itself."""
-    tree = ast.parse((EXAMPLE / "ebt_echo_agent.py").read_text())
-    nodes = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
-    lines = sum((node.end_lineno or node.lineno) - node.lineno + 1 for node in nodes)
-    assert lines <= 50, lines
+    """A plugin for an agent takes 40 lines, imports and the stand-in for an agent included."""
+    lines = [line for line in (EXAMPLE / "ebt_echo_agent.py").read_text().splitlines() if line]
+    assert len(lines) <= 40, len(lines)
