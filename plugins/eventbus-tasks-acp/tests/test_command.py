@@ -7,7 +7,7 @@ from typing import Any
 
 import eventbus_tasks_acp
 import pytest
-from eventbus_tasks_acp import AcpSettings
+from eventbus_tasks_acp import AcpSettings, health
 from eventbus_tasks_acp.known import SESSION_VARIABLES
 from fake_acp import Manners
 from talking import PLUGINS, Talk
@@ -176,6 +176,8 @@ async def test_health(talk: Talk, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert "there is no" in check("no-such-agent").problems[0]
     assert "does not speak the protocol" in check("true").problems[0]
     assert "must be an absolute path" in check("bin/relative").problems[0]
+    monkeypatch.setattr(health, "_PATIENCE", 0.2)
+    assert "has not answered 'initialize'" in check("sleep", "60").problems[0]
     broken = tmp_path / "broken"
     broken.write_text("#!/no/such/interpreter\n")
     broken.chmod(0o700)

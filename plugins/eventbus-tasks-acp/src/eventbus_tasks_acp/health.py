@@ -27,14 +27,14 @@ from eventbus_tasks_acp.session import AcpSession, SessionPlan
 
 __all__ = ["check"]
 
-_PATIENCE: Final = 20.0
-"""Seconds for the first answer: node on a loaded machine takes up to ten."""
+_PATIENCE: Final = 25.0
+"""Seconds for the first answer: the slowest one takes 4 s alone, and all are asked at once."""
 
 
 def check(agent: str, settings: AcpSettings) -> AgentHealth:
     """Start an agent, ask who it is (``initialize``), and end it; asks no model.
 
-    Blocks until it has answered, at most 20 s. Not every adapter has a ``--version``.
+    Blocks until it has answered, at most 25 s. Not every adapter has a ``--version``.
     """
     try:
         found = find_agent(agent, settings)
@@ -82,7 +82,9 @@ def _ask(command: tuple[str, ...], environment: Mapping[str, str]) -> tuple[str,
         question = AcpSession(SessionPlan(cwd="/", prompt="")).begin().data
         with contextlib.suppress(BrokenPipeError):  # why it has gone is told below
             os.write(process.stdin.fileno(), question)
-        result = _first_answer(process.stdout.fileno())
+        end = time.monotonic() + _PATIENCE
+        result = _first_answer(process.stdout.fileno(), end)
+        late = time.monotonic() >= end
     finally:
         # Launchers have children, which hold the pipe.
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -90,14 +92,15 @@ def _ask(command: tuple[str, ...], environment: Mapping[str, str]) -> tuple[str,
         process.wait()
         process.stdin.close()
         process.stdout.close()
+    if result is None and late:
+        return "", f"{command[0]} has not answered 'initialize' for {_PATIENCE:g} s"
     if result is None:
         return "", f"{command[0]} does not answer 'initialize': it does not speak the protocol"
     return one_line(text_in(object_in(result, "agentInfo"), "version")), ""
 
 
-def _first_answer(descriptor: int) -> Mapping[str, Any] | None:
-    """Return the result of the first answer that is read, or ``None`` if none comes in time."""
-    end = time.monotonic() + _PATIENCE
+def _first_answer(descriptor: int, end: float) -> Mapping[str, Any] | None:
+    """Return the result of the first answer that is read, or ``None`` if none comes until `end`."""
     data = b""
     with selectors.DefaultSelector() as selector:
         selector.register(descriptor, selectors.EVENT_READ)
