@@ -66,10 +66,18 @@ def end_leftovers(
 def _look() -> list[tuple[str, Process]]:
     keepers: dict[int, bool] = {}
     ours = _ancestors(os.getpid())
-    own = read_mark(os.getpid())
+    marked = list(all_marked())
+    # What a task that lives has handed over to somebody else (at, the server of a terminal) keeps
+    # its mark: ending it, and the control group that it names, would end something of that task.
+    safe = {
+        uid
+        for process, uid in marked
+        if _name(process.pid) not in _KEEPERS and _is_kept(process, keepers)
+    }
+    safe.add(read_mark(os.getpid()) or "")
     found: dict[int, tuple[str, Process]] = {}
-    for process, uid in all_marked():
-        if uid == own or process.pid in ours or _is_kept(process, keepers):
+    for process, uid in marked:
+        if uid in safe or process.pid in ours or _is_kept(process, keepers):
             continue
         found[process.pid] = uid, process
         for below in descendants(process.pid):

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -259,6 +260,21 @@ def test_nothing_is_left_over_while_somebody_cares(family: Family) -> None:
     until(lambda: not family.left())
     assert not is_running(family.marked)
     assert not is_running(family.parent)
+
+
+def test_what_a_living_task_has_handed_over(ebt: StartEbt, family: Family) -> None:
+    """As long as its guardian lives, nothing that carries the mark of a task is left over."""
+    uid = family.task.ref.uid
+    with subprocess.Popen(["sleep", "1000"], env={**os.environ, "EBT_TASK": uid}) as elsewhere:
+        try:
+            assert family.left() == []
+            _, _, errors = run(ebt, "doctor", "--sweep", uid, **ALONE)
+            assert errors == "ebt: nothing is left over\n"
+            assert all(map(is_running, (elsewhere.pid, family.marked, family.guardian)))
+            family.kill_everybody()
+            assert elsewhere.pid in {one.pid for one in family.left()}
+        finally:
+            elsewhere.kill()
 
 
 def test_one_does_not_sweep_oneself(ebt: StartEbt, family: Family) -> None:
