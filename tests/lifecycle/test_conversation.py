@@ -5,6 +5,7 @@ The agent is a real process with a protocol of its own: one word and a text in e
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import math
 import sys
@@ -490,6 +491,35 @@ async def test_a_request_takes_the_place_of_another(tmp_path: Path) -> None:
         await scene.end()
     answered = [(one.answer, one.by) for one in scene.told(AgentInputAnswered)]
     assert answered == [("none", "agent"), ("deny", "program")]
+
+
+async def test_native_cancellation_loses_nothing(tmp_path: Path, anyio_backend_name: str) -> None:
+    """Whatever tasks of the loop are cancelled natively, each prompt arrives once, and in whole."""
+    if anyio_backend_name != "asyncio":
+        pytest.skip("trio has no other cancellation than by scopes")
+    others = asyncio.all_tasks()  # those of the tests themselves
+    async with engine_with(answer_deadline=0.5) as engine:
+        scene = await spawn(engine, tmp_path, "first")
+        await scene.next(AgentResult)
+        for number in range(20):
+            text = f"{number} " + "x" * (100_000 if number % 3 == 0 else 10)
+            sending = asyncio.ensure_future(scene.task.send(text))
+            for _ in range(number % 5):
+                await asyncio.sleep(0)
+            for task in asyncio.all_tasks() - others - {sending}:
+                task.cancel()
+            await asyncio.wait_for(sending, GUARD)
+            assert (await scene.next(AgentResult)).text.startswith(f"{number} ")
+        await scene.task.send("ask")
+        await scene.next(AgentInputRequired)
+        for task in asyncio.all_tasks() - others:
+            task.cancel()
+        assert (await scene.next(AgentInputAnswered)).by == "deadline"
+        assert await scene.end() is TaskStatus.COMPLETED
+    got = [line.split()[-1] for line in scene.task.output.text().splitlines() if "xxx" in line]
+    assert [size for size in got if size.isdigit()] == [
+        str(len(f"{number} ") + (100_000 if number % 3 == 0 else 10)) for number in range(20)
+    ]
 
 
 async def test_after_the_end(tmp_path: Path) -> None:
