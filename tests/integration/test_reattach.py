@@ -16,6 +16,7 @@ import anyio
 import pytest
 
 from eventbus_tasks import (
+    InputClosedError,
     OutputReceived,
     ReattachError,
     RunningTask,
@@ -39,8 +40,9 @@ async def main():
             task = await engine.reattach(options["uid"])
         else:
             policy = TerminationPolicy(on_host_death="detach")
+            size = tuple(options["pty_size"]) if "pty_size" in options else None
             task = await engine.spawn_task("writer", "", options["project"], argv=options["argv"],
-                                           policy=policy)
+                                           policy=policy, pty_size=size, stdin=options.get("stdin"))
         while task.output.size() < options["bytes"]:
             await anyio.sleep(0.001)
         print("ready", flush=True)
@@ -228,6 +230,39 @@ async def test_from_an_offset(scene: Scene) -> None:
     assert heard.output == task.output.read(300)
     ranges = [(r["start"], r["end"]) for r in scene.journal() if r["event"] == "output.received"]
     assert sum(end - start for start, end in ranges) == task.output.size()
+
+
+AT_TERMINAL: Final = """
+import os, signal, sys
+signal.signal(signal.SIGWINCH, lambda *_: print(*os.get_terminal_size(1), flush=True))
+print("up", flush=True)
+sys.stdin.read()
+print("end of input", flush=True)
+while True: signal.pause()
+"""
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("disk")
+async def test_at_a_terminal(scene: Scene) -> None:
+    """A task at a terminal lives on; a new host has its output and its size, not its input."""
+    argv = [sys.executable, "-I", "-S", "-c", AT_TERMINAL]
+    await anyio.to_thread.run_sync(
+        lambda: scene.lose_host(argv=argv, bytes=4, pty_size=[80, 24], stdin="open")
+    )
+    found = await anyio.to_thread.run_sync(scene.detached)
+    async with TaskEngine() as engine:
+        with engine.subscribe(OutputReceived) as stream, anyio.fail_after(PATIENCE):
+            task = await engine.reattach(found)
+            async for _ in stream:
+                if task.output.text().endswith("end of input\r\n"):
+                    task.resize(123, 45)
+                if task.output.text().endswith("123 45\r\n"):
+                    break
+        with pytest.raises(InputClosedError, match="ended with the host"):
+            await task.send(b"x")
+        assert await task.cancel()
+        assert task.output.read() == b"up\r\nend of input\r\n123 45\r\n"
 
 
 @pytest.mark.usefixtures("memory")
