@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
@@ -87,14 +87,14 @@ def step(state: LifeState, happened: Input, reason: Reason | None = None) -> Lif
             return _moved(state, TaskStatus.STOPPING if stopping else TaskStatus.RUNNING)
         case Input.STOP if reason is not None and not state.leader_exited:
             if state.stop_reason is None:
-                state = replace(state, stop_reason=reason)
+                state = LifeState(state.status, reason, state.leader_exited, state.reason)
             if state.status is TaskStatus.RUNNING:
                 state = _moved(state, TaskStatus.STOPPING)
             return state
         case Input.LEADER_EXITED:
-            return replace(state, leader_exited=True)
+            return LifeState(state.status, state.stop_reason, True, state.reason)
         case Input.ENDED if reason is not None and _may_end(state, reason):
-            return replace(state, status=reason.status, reason=reason)
+            return LifeState(reason.status, state.stop_reason, state.leader_exited, reason)
     return state
 
 

@@ -16,7 +16,6 @@ import mmap
 import os
 import struct
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -81,6 +80,34 @@ class State:
         )
 
 
+class _Locked:
+    """One byte of a file is locked; -1 is a file that nobody else knows."""
+
+    __slots__ = ("_file", "_held", "_offset")
+
+    def __init__(self, file: int, offset: int) -> None:
+        self._file = file
+        self._offset = offset
+        self._held = False
+
+    def __enter__(self) -> bool:
+        if self._file < 0:
+            return True
+        for _ in range(_TRIES):
+            try:
+                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, self._offset)
+            except OSError:
+                time.sleep(0.001)
+            else:
+                self._held = True
+                break
+        return self._held
+
+    def __exit__(self, *_: object) -> None:
+        if self._held:
+            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, self._offset)
+
+
 class Slot:
     """The part of the memory that belongs to one guardian."""
 
@@ -118,28 +145,12 @@ class Slot:
     def taken(self, value: bool) -> None:
         self._memory[self._offset + _TAKEN] = value
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[bool]:
-        """Hold the lock; yields ``False`` if the other one, who holds it, does not let go.
+    def locked(self) -> contextlib.AbstractContextManager[bool]:
+        """Hold the lock; gives ``False`` if the other one, who holds it, does not let go.
 
         It is held for microseconds; whoever does not let go was stopped while holding it.
         """
-        if self._lock < 0:
-            yield True
-            return
-        for _ in range(_TRIES):
-            try:
-                fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, self._offset)
-                break
-            except OSError:
-                time.sleep(0.001)
-        else:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, self._offset)
+        return _Locked(self._lock, self._offset)
 
     def read(self) -> State | None:
         """Return what is written there, if anything that can be understood."""

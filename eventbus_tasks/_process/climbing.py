@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator
 
 from eventbus_tasks._process import wire
 from eventbus_tasks._process.board import Slot, State
@@ -17,6 +16,24 @@ from eventbus_tasks._process.signalling import MAX_PIDS, send_rung
 from eventbus_tasks._process.upwards import WardenLink
 
 __all__ = ["Climber"]
+
+
+class _Shared:
+    """The slot is locked, and what it says is what the guardian knows, before and afterwards."""
+
+    __slots__ = ("_climber", "_lock")
+
+    def __init__(self, climber: Climber) -> None:
+        self._climber = climber
+        self._lock = climber._slot.locked()
+
+    def __enter__(self) -> None:
+        self._lock.__enter__()
+        self._climber._resume()
+
+    def __exit__(self, *error: object) -> None:
+        self._climber._slot.write(self._climber._state())
+        self._lock.__exit__(None, None, None)
 
 
 class Climber:
@@ -121,20 +138,18 @@ class Climber:
             self._reason = reason
             self._send(wire.Stopping(reason=reason, at=time.time()))
 
-    @contextlib.contextmanager
-    def _shared(self) -> Iterator[None]:
+    def _shared(self) -> contextlib.AbstractContextManager[None]:
         """Take note of what the warden has done in our place, and tell it what changes here."""
-        with self._slot.locked():
-            if self._slot.taken and (state := self._slot.read()) is not None:
-                self._ladder = state.ladder()
-                self._leave_or_kill_at = None
-                if self._reason is None and state.reason is not None:
-                    self._give_reason(state.reason)
-            self._slot.taken = False
-            try:
-                yield
-            finally:
-                self._slot.write(self._state())
+        return _Shared(self)
+
+    def _resume(self) -> None:
+        """Go on where the warden was."""
+        if self._slot.taken and (state := self._slot.read()) is not None:
+            self._ladder = state.ladder()
+            self._leave_or_kill_at = None
+            if self._reason is None and state.reason is not None:
+                self._give_reason(state.reason)
+        self._slot.taken = False
 
     def _state(self) -> State:
         policy, ended = self._policy, self._return_code is not None

@@ -28,6 +28,9 @@ PATIENCE: Final = 0.12
 LOOK_EVERY: Final = 0.05
 """Seconds between two looks at a guardian that is late."""
 
+LOOK_LATER: Final = 0.5
+"""The same, when nobody is left who could be signalled."""
+
 
 @dataclass(slots=True)
 class _Watch:
@@ -118,9 +121,10 @@ class StandIn:
                     return
                 if not held or not self._hangs(guardian, watch):
                     return
-            family = _family(guardian)
-            if family:
+            if _family(guardian):
                 rung = self._take(watch, state, now)
+            else:
+                watch.look_at = now + LOOK_LATER
         if rung is not None:
             self._send(guardian, watch, rung, state, now)
 

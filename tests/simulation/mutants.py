@@ -198,12 +198,9 @@ class _IdleWarden(SimulatedWarden):
         self._stand_in._watches.clear()
 
 
-@contextlib.contextmanager
-def _overlooks_the_warden(self: Any) -> Iterator[None]:
+def _overlooks_the_warden(self: Any) -> None:
     """It begins its ladder at the first rung, whatever the warden has done meanwhile."""
     self._slot.taken = False
-    yield
-    self._slot.write(self._state())
 
 
 # -- the ladder -----------------------------------------------------------------------------------
@@ -307,7 +304,7 @@ MUTANTS: dict[str, Mutant] = {
     "does not tell a lost guardian": Mutant(lambda: Parts(warden=_SilentWarden)),
     "does not name orphans that resist": Mutant(lambda: Parts(warden=_PatientWarden)),
     "lets guardians hang": Mutant(lambda: Parts(warden=_IdleWarden)),
-    "climbs what the warden has climbed": Mutant(_guardian(_shared=_overlooks_the_warden)),
+    "climbs what the warden has climbed": Mutant(_guardian(_resume=_overlooks_the_warden)),
     "kills before the grace": _ladder(__init__=_impatient),
     "lengthens when it should shorten": _ladder(shorten=_lengthens),
     "kills only once": _ladder(advance=_kills_once),
