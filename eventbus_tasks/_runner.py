@@ -39,7 +39,7 @@ from eventbus_tasks._history import LIMIT, History, Replay
 from eventbus_tasks._native import absorb, endure, redeliver, undisturbed
 from eventbus_tasks._process import wire
 from eventbus_tasks._process.marker import sweep_marked
-from eventbus_tasks._process.rescue import rescue
+from eventbus_tasks._process.rescue import prepare_rescue
 from eventbus_tasks._pump import Turn
 from eventbus_tasks._services import Services
 from eventbus_tasks._sessions import SessionKeeper
@@ -373,7 +373,7 @@ class TaskRun:
         """Save what the guardian, when it was killed, had not moved to the log yet."""
         # Without a warden of ours, nobody says when the family is gone.
         patience = self._policy.kill_wait if self._warden_lost else 0.0
-        work = functools.partial(rescue, tuple(link.pipes), self._output.logs(), patience)
+        work = prepare_rescue(link.pipes, self._output.logs(), patience)
         for lost in await self._persist("output", work, patience=patience) or ():
             self._take(lost)
 

@@ -10,13 +10,63 @@ import errno
 import os
 import select
 import time
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 
+from eventbus_tasks._process.descriptors import close_all
 from eventbus_tasks._process.wire import Dropped
 
-__all__ = ["rescue"]
+__all__ = ["prepare_rescue", "rescue"]
 
 _CHUNK = 64 * 1024
+
+_REST = 1 << 20
+"""Bytes of each pipe that are taken when the time is over: no pipe holds more, but who still writes
+could go on for ever."""
+
+
+def prepare_rescue(
+    pipes: Sequence[tuple[str, int]], logs: Mapping[str, tuple[int, int]], patience: float
+) -> Callable[[], list[Dropped]]:
+    """Return a call of `rescue` that has descriptors of its own, and closes them.
+
+    A disk that stalls outlasts whoever waits for the call. Then the descriptors of the caller are
+    closed, and their numbers pass to others, whose bytes must not be taken for those of the task.
+
+    Args:
+        pipes: As for `rescue`; they stay the caller's.
+        logs: As for `rescue`; they stay the caller's.
+        patience: As for `rescue`.
+
+    Returns:
+        What raises an `OSError` when called, if there were no descriptors left.
+    """
+    own: list[int] = []
+
+    def copy(descriptor: int) -> int:
+        own.append(os.dup(descriptor))
+        return own[-1]
+
+    problem: OSError | None = None
+    own_pipes: list[tuple[str, int]] = []
+    own_logs: dict[str, tuple[int, int]] = {}
+    try:
+        own_pipes = [(stream, copy(pipe)) for stream, pipe in pipes]
+        own_logs = {stream: (copy(log), known) for stream, (log, known) in logs.items()}
+    except OSError as error:
+        problem = error
+
+    def work() -> list[Dropped]:
+        try:
+            if problem is not None:
+                raise problem
+            return rescue(own_pipes, own_logs, patience)
+        finally:
+            closing()
+
+    # Also if it is never called, for want of a thread.
+    closing = weakref.finalize(work, close_all, own)
+    return work
 
 
 def rescue(
@@ -28,7 +78,7 @@ def rescue(
         pipes: Stream and descriptor of each, in the order of their bytes.
         logs: By stream the descriptor of its log, and the offset up to which everything is known
             to be in the log or to be lost.
-        patience: Seconds to wait for writers that live.
+        patience: Seconds to wait for writers that live; then what is there already is the rest.
 
     Returns:
         What could not be written.
@@ -42,7 +92,10 @@ def rescue(
         offset = ends.get(stream, max(known, os.fstat(log).st_size))
         why = ""
         end = offset
-        while data := _read(pipe, deadline):
+        rest = _REST
+        while rest > 0 and (data := _read(pipe, deadline)):
+            if time.monotonic() >= deadline:
+                rest -= len(data)
             if not why:
                 written, why = _write(log, data, offset)
                 offset += written

@@ -18,7 +18,7 @@ import pytest
 from eventbus_tasks._process import wire
 from eventbus_tasks._process.family import read_process
 from eventbus_tasks._process.lock import Busy, ProjectLock
-from eventbus_tasks._process.rescue import rescue
+from eventbus_tasks._process.rescue import prepare_rescue, rescue
 
 from .conftest import alive, identity, open_host, wait_until
 from .test_stop import DAEMON, FAMILY, SHORT, STUBBORN
@@ -273,6 +273,45 @@ def test_what_cannot_be_saved_is_counted(tmp_path: Path) -> None:
     assert (lost.stream, lost.start, lost.end, lost.why) == ("stdout", 7, 1007, "ENOSPC")
     os.close(pipe)
     os.close(full)
+
+
+def test_who_writes_on_does_not_hold_up_a_rescue() -> None:
+    """A writer that lives, and never stops, gets its time and no more."""
+    pipe, end = os.pipe()
+    log = os.open(os.devnull, os.O_RDWR)
+    with subprocess.Popen(["yes"], stdout=end) as writer:
+        os.close(end)
+        try:
+            assert rescue([("stdout", pipe)], {"stdout": (log, 0)}, 0.05) == []
+        finally:
+            writer.kill()
+    for number in (pipe, log):
+        os.close(number)
+
+
+def test_a_rescue_that_is_late_touches_nothing_else(tmp_path: Path) -> None:
+    """Whoever has given it up may close everything: its numbers can be those of others by then."""
+    log = os.open(tmp_path / "log", os.O_CREAT | os.O_RDWR, 0o600)
+    pipe, end = os.pipe()
+    os.write(end, b"saved")
+    os.close(end)
+    before = len(os.listdir("/proc/self/fd"))
+    work = prepare_rescue([("stdout", pipe)], {"stdout": (log, 0)}, 0.0)
+    others = os.pipe()
+    os.write(others[1], b"of others")
+    other_log = os.open(tmp_path / "other", os.O_CREAT | os.O_RDWR, 0o600)
+    os.dup2(others[0], pipe)
+    os.dup2(other_log, log)
+    assert work() == []
+    assert (tmp_path / "log").read_bytes() == b"saved"
+    assert (tmp_path / "other").read_bytes() == b""
+    assert os.read(others[0], 100) == b"of others"
+    prepare_rescue([("stdout", pipe)], {"stdout": (log, 0)}, 0.0)  # never called
+    for number in (*others, other_log):
+        os.close(number)
+    assert len(os.listdir("/proc/self/fd")) == before
+    for number in (pipe, log):
+        os.close(number)
 
 
 RESIST = """

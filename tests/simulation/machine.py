@@ -520,7 +520,7 @@ def installed() -> Iterator[None]:
                 patch.setattr(module, name, value)
         # What a protocol of runtime checks costs is not the subject here.
         patch.setattr(runner_module, "DurableJournal", _NoJournal)
-        patch.setattr(runner_module, "rescue", lambda *_: Machine.current.rescue())
+        patch.setattr(runner_module, "prepare_rescue", lambda *_: Machine.current.rescue)
         yield
 
 
