@@ -211,10 +211,14 @@ class Warden:
                 self._tell(request.task, wire.GuardianLost(code=None, at=time.time()))
                 self._tell(request.task, wire.Released(at=time.time()))
 
-    def _hear_guardian(self) -> None:
-        """Take what a guardian says: another pipe that it uses, or that a ladder has begun."""
+    def _hear_guardian(self) -> bool:
+        """Take what a guardian says: another pipe that it uses, or that a ladder has begun.
+
+        Returns:
+            Whether there was anything.
+        """
         if (message := receive(self._upwards)) is None:
-            return
+            return False
         pid, stream, pipes = message
         charge = self._guardians.get(pid)
         if charge is None:
@@ -224,6 +228,7 @@ class Warden:
             charge.pipes[:0] = [(stream, pipe) for pipe in pipes]
         elif charge.slot is not None and not stream:
             self._stand_in.watch(pid, charge.task, charge.slot, due=time.monotonic())
+        return True
 
     def _kill_group(self, guardian: int) -> None:
         charge = self._guardians.get(guardian)
@@ -314,9 +319,12 @@ class Warden:
                 return
             if not pid:
                 return
-            charge = self._guardians.pop(pid, None)
-            if charge is None:
+            if pid not in self._guardians:
                 continue
+            # What it has said before it died: there may be bytes in a pipe that we only get now.
+            while self._hear_guardian():
+                pass
+            charge = self._guardians.pop(pid)
             self._pids.pop(charge.task, None)
             self._stand_in.forget(pid)
             if charge.slot is not None:

@@ -244,6 +244,35 @@ async def test_flood_outlives_the_guardian(host: Host, tmp_path: Path) -> None:
         assert output == (round_ * (len(output) // len(round_) + 1))[: len(output)]
 
 
+TWO_FLOODS = """
+import os, signal, time
+while not os.path.exists("go"): time.sleep(0.002)
+stream = 1 + (os.fork() == 0)
+for _ in range(1000): os.write(stream, b"x" * 100_000)
+signal.pause()
+"""
+
+
+@pytest.mark.anyio
+async def test_all_pipes_of_a_guardian_outlive_it(host: Host, tmp_path: Path) -> None:
+    """A warden that is busy learns of every pipe that a guardian had, also after its death."""
+    run = host.python(TWO_FLOODS, separate=True)
+    guardian = guardian_of((await run.until(wire.Started)).pid)
+    os.kill(host.warden.pid, signal.SIGSTOP)
+    try:
+        (tmp_path / "go").touch()
+        # Far more than what makes a guardian take another pipe for each of the two.
+        wait_until(lambda: all(os.fstat(log).st_size > 20_000_000 for log in run.logs.values()))
+        who = identity(guardian)
+        os.kill(guardian, signal.SIGKILL)
+        wait_until(lambda: not alive(who))
+    finally:
+        os.kill(host.warden.pid, signal.SIGCONT)
+    await run.released()
+    streams = [stream for stream, _ in run.link.pipes]
+    assert sorted(streams) == ["stderr", "stderr", "stdout", "stdout"]
+
+
 def test_bytes_of_several_pipes_are_saved_in_their_order(tmp_path: Path) -> None:
     """Behind the log of a stream come the bytes of its first pipe, then those of the second."""
     logs = {name: os.open(tmp_path, os.O_TMPFILE | os.O_RDWR, 0o600) for name in ("a", "b")}
