@@ -581,6 +581,9 @@ class SimulatedWarden(Warden):
         self._connected = True
         self._closing = False
 
+    def _hear_guardian(self) -> bool:
+        return False  # what it says comes by `announce_ladder`, at once
+
     def live_on(self) -> None:
         """Do what remains after the guardian's end: the loop of `Warden.run`."""
         kernel = Machine.current.kernel
