@@ -13,6 +13,7 @@ from eventbus_tasks import (
     AgentAnswer,
     AgentInputAnswered,
     AgentInputRequired,
+    AgentResult,
     Allow,
     Answer,
     Deny,
@@ -24,10 +25,10 @@ from eventbus_tasks import (
 from eventbus_tasks._cli.messages import say
 
 if TYPE_CHECKING:
-    from eventbus_tasks import Task
+    from eventbus_tasks import Task, TaskEngine
     from eventbus_tasks._cli.status import StatusLine
 
-__all__ = ["Asker", "can_ask"]
+__all__ = ["Asker", "can_ask", "end_after_answer"]
 
 _TERMINAL: Final = 0
 
@@ -42,6 +43,20 @@ def can_ask() -> bool:
     except OSError:  # it is none, or another session's
         return False
     return True
+
+
+def end_after_answer(engine: TaskEngine) -> None:
+    """Have an agent that stays end after its answer: here it has one prompt, and no next one.
+
+    Args:
+        engine: Whose tasks are meant.
+    """
+
+    async def close(event: AgentResult) -> None:
+        if not event.parent:
+            await engine.get_task(event.task).close_input()
+
+    engine.signals.agent_result.connect(close)
 
 
 class Asker:

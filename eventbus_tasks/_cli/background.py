@@ -24,6 +24,7 @@ from eventbus_tasks import (
     TaskQueued,
     TaskStarted,
 )
+from eventbus_tasks._cli.asking import end_after_answer
 from eventbus_tasks._cli.exits import INTERNAL, USAGE, code_of_error, code_of_outcome
 from eventbus_tasks._cli.messages import say
 
@@ -124,6 +125,7 @@ class _Host:
             if not any(map(_keeps, engine.plugin_reports())):
                 self._tell(USAGE, _NOBODY_KEEPS)
                 return
+            end_after_answer(engine)
             with engine.subscribe(TaskEvent) as stream:
                 task = await engine.spawn_task(
                     options.name,

@@ -13,7 +13,6 @@ import anyio
 import anyio.abc
 
 from eventbus_tasks import (
-    AgentResult,
     EventbusTasksError,
     OutputDropped,
     OutputLine,
@@ -26,7 +25,7 @@ from eventbus_tasks import (
     TaskStarted,
     TaskStatus,
 )
-from eventbus_tasks._cli.asking import Asker, can_ask
+from eventbus_tasks._cli.asking import Asker, can_ask, end_after_answer
 from eventbus_tasks._cli.exits import OUTPUT_CLOSED, OUTPUT_ERROR, code_of_outcome
 from eventbus_tasks._cli.keyboard import Keyboard
 from eventbus_tasks._cli.messages import say
@@ -117,6 +116,7 @@ class _Run:
         options = self._options
         with self._starting:
             async with TaskEngine() as engine:
+                end_after_answer(engine)
                 with self._subscribe(engine) as stream:
                     task = self._task = await engine.spawn_task(
                         options.name,
@@ -174,9 +174,6 @@ class _Run:
                 self._status.take(event)
             if self._asker is not None:
                 self._asker.take(event)
-            if isinstance(event, AgentResult) and not event.parent:
-                # An agent that stays would wait for its next prompt.
-                self._group.start_soon(task.close_input)
             if self._status is not None and isinstance(event, TaskEnded):
                 await self._status.close()
             try:

@@ -120,6 +120,14 @@ def test_question_is_asked(ebt: Any, make_plugin: Any) -> None:
     assert "I was told: die größere" in running.seen.decode()
 
 
+def test_agent_that_stays_is_let_go(ebt: Any, make_plugin: Any) -> None:
+    """An agent that would wait for its next prompt ends after its answer."""
+    script = """echo '{"type": "result", "ok": true, "text": "Done."}'; exec cat"""
+    running = ebt("run", "-a", "talker", script, environ=make_plugin("talker", AGENT))
+    assert running.wait()[0] == 0
+    assert running.seen == b"Done.\n"
+
+
 def test_nobody_answers(ebt: Any, make_plugin: Any) -> None:
     """A question that nobody answers disappears with its deadline, and was denied."""
     script = (ASK + ANSWER) % ("permission", "may it write")
