@@ -16,7 +16,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Final
 
 from eventbus_tasks._process.cgroup import kill_groups, remove_groups, task_cgroups
-from eventbus_tasks._process.family import Process, read_process, signal_process, survivors_of
+from eventbus_tasks._process.family import (
+    Process,
+    descendants,
+    read_process,
+    signal_process,
+    survivors_of,
+)
 from eventbus_tasks._process.wire import Survivor
 
 __all__ = ["MARK", "all_marked", "find_marked", "read_mark", "sweep", "sweep_marked"]
@@ -68,18 +74,25 @@ def all_marked() -> Iterator[tuple[Process, str]]:
 def sweep_marked(
     uid: str, seconds: float, *, leader: tuple[int, int] | None = None
 ) -> tuple[Survivor, ...]:
-    """End every process that carries the mark of a task; blocks for at most `seconds`.
+    """End every process that carries the mark of a task, and what descends from those; blocks.
 
     Args:
         uid: The unique id of the task.
-        seconds: How long to try.
+        seconds: How long to try at most.
         leader: Number and start time of the leader, where they are known.
 
     Returns:
         Those that are still alive then.
     """
     known = () if leader is None else (leader,)
-    return sweep((uid,), lambda: find_marked(uid), seconds, known=known)
+    return sweep((uid,), lambda: _with_descendants(find_marked(uid)), seconds, known=known)
+
+
+def _with_descendants(found: Iterable[Process]) -> Iterator[Process]:
+    """Yield processes and those below them, who may have wiped the mark away."""
+    for process in found:
+        yield process
+        yield from (below for below in descendants(process.pid) if below.alive)
 
 
 def sweep(

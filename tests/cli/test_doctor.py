@@ -59,15 +59,29 @@ class Family:
         status = Path(f"/proc/{self.guardian}/status").read_text()
         self.warden = int(status.partition("PPid:")[2].split()[0])
 
-    def kill_everybody(self, *, host: bool = True) -> None:
-        """Kill warden, guardian and host before one of them can act on the death of another."""
-        wanted = [self.warden, self.guardian, *([self.host.process.pid] if host else [])]
+    def kill(self, *names: str) -> None:
+        """Kill some of those above the task before one of them can act on another's death."""
+        numbers = {
+            "host": self.host.process.pid,
+            "warden": self.warden,
+            "guardian": self.guardian,
+        }
         for number in (signal.SIGSTOP, signal.SIGKILL):
-            for pid in wanted:
-                os.kill(pid, number)
-        if host:
+            for name in names:
+                os.kill(numbers[name], number)
+        if "host" in names:
             self.host.process.wait(PATIENCE)
-        until(lambda: not any(is_running(pid) for pid in wanted))
+        until(lambda: not any(is_running(numbers[name]) for name in names))
+
+    def kill_everybody(self) -> None:
+        """Kill everybody who could see to the end of the task."""
+        self.kill("warden", "guardian", "host")
+
+    @property
+    def living(self) -> list[int]:
+        """Who of the family still runs."""
+        members = (self.marked, self.parent, self.below, self.wiped)
+        return [pid for pid in members if is_running(pid)]
 
     def left(self) -> list[Leftover]:
         """Return what is left over of this task."""
@@ -253,13 +267,33 @@ def test_sweep_as_data(ebt: StartEbt, family: Family) -> None:
     assert errors == ""
 
 
-def test_nothing_is_left_over_while_somebody_cares(family: Family) -> None:
-    """Killing the guardian alone, or warden and guardian while the host lives, leaves nothing."""
-    family.kill_everybody(host=False)
+@pytest.mark.parametrize(
+    "names",
+    [("host",), ("guardian",), ("guardian", "host"), ("warden", "host")],
+    ids="-".join,
+)
+def test_nothing_remains_while_one_of_the_two_lives(family: Family, names: tuple[str, ...]) -> None:
+    """Guardian or warden, whoever lives, ends everybody, also who has wiped the mark away."""
+    family.kill(*names)
+    until(lambda: not family.living)
+    assert family.left() == []
+
+
+def test_warden_is_killed(ebt: StartEbt, family: Family) -> None:
+    """Without its warden a task goes on, is not left over, and ends whole when it is told to."""
+    family.kill("warden")
+    assert family.left() == []
+    assert len(family.living) == 4
+    assert ebt("cancel", family.task.ref.uid, environ=ALONE).wait()[0] == 0
+    until(lambda: not family.living)
+
+
+def test_host_ends_what_is_marked(family: Family) -> None:
+    """With warden and guardian killed, the host ends what has the mark, and what is below that."""
+    family.kill("warden", "guardian")
     assert family.host.wait()[0] == 125
-    until(lambda: not family.left())
-    assert not is_running(family.marked)
-    assert not is_running(family.parent)
+    assert family.left() == []
+    assert family.living == [family.wiped]
 
 
 def test_what_a_living_task_has_handed_over(ebt: StartEbt, family: Family) -> None:
