@@ -175,6 +175,8 @@ class AdoptedRun(TaskRun):
                 deadline=self._services.settings.journal_deadline,
             )
             self._journal = reopened
+            # Also if its guardian is killed before it has told us so once more.
+            self._executed = self._past.started
         elif self._journal is None:
             journal = await self._ask("ebt_open_journal", check=check_journal, undo=close_quietly)
             self._journal = cast("Journal | None", journal)

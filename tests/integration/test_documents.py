@@ -37,9 +37,16 @@ PRELUDES: Final = {
     "tm = TaskManager()": "",
     "async with TaskEngine() as engine:": "",
     "later = await engine.spawn_task(": """
+        import os
+        from eventbus_tasks.testing.agents import ScriptedCli
+        claude = ScriptedCli(Path("bin").resolve(), "claude")
+        os.environ |= claude.environment(
+            {"line": {"type": "system", "subtype": "init", "session_id": "$SESSION"}},
+            {"line": {"type": "result", "subtype": "success", "result": "x", "is_error": False}},
+        )
         engine = await stack.enter_async_context(TaskEngine())
         task = await engine.spawn_task("auth", "Do it", "/project", agent="claude")
-        await task.wait()
+        assert (await task.wait()).result == "x"
     """,
     "from eventbus_tasks_voice import Urgency, get_voice": "",
     "async with voice.hand_over() as cues:  # asyncio or trio, any thread": """
