@@ -24,6 +24,7 @@ __all__ = [
     "descendants",
     "read_process",
     "signal_process",
+    "states",
     "survivors_of",
 ]
 
@@ -70,10 +71,24 @@ class Process:
         return not self.flags & _FORKED_NO_EXEC
 
 
+def states(pid: int) -> set[str]:
+    """Return the states of all threads of a process; that of the process is its first thread's."""
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return set()
+    found = (_read_stat(pid, f"/proc/{pid}/task/{thread}/stat") for thread in threads)
+    return {thread.state for thread in found if thread is not None}
+
+
 def read_process(pid: int) -> Process | None:
     """Return what is known about a process, or ``None`` when there is none of that number."""
+    return _read_stat(pid, f"/proc/{pid}/stat")
+
+
+def _read_stat(pid: int, path: str) -> Process | None:
     try:
-        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+        with open(path, "rb", buffering=0) as file:
             data = file.read(4096) or b""
     except OSError:
         return None

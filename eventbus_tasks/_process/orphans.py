@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from eventbus_tasks._process.family import Process
+from eventbus_tasks._process.family import Process, states
 from eventbus_tasks._process.marker import read_mark
 
 __all__ = ["Ownership"]
@@ -30,8 +30,6 @@ class Ownership:
             orphans: Everybody who was found, parents before their children.
             uids: The tasks in question.
         """
-        if len(uids) < 2:
-            return {uid: list(orphans) for uid in uids}
         shares: dict[str, list[Process]] = {uid: [] for uid in uids}
         known: dict[tuple[int, int], str] = {}
         owners: dict[int, str | None] = {}
@@ -39,8 +37,10 @@ class Ownership:
             key = (process.pid, process.start_time)
             owner = self._known.get(key) or owners.get(process.parent) or _mark_of(process)
             owners[process.pid] = owner
-            if owner in shares:
+            if owner is not None:
+                # Also while one task alone is in question: when there is another, it may be gone.
                 known[key] = owner
+            if owner in shares:
                 shares[owner].append(process)
             else:
                 for share in shares.values():
@@ -51,4 +51,4 @@ class Ownership:
 
 def _mark_of(process: Process) -> str | None:
     # The memory of one that sleeps uninterruptibly may be locked for as long as it sleeps.
-    return None if process.state == "D" else read_mark(process.pid)
+    return None if "D" in states(process.pid) else read_mark(process.pid)

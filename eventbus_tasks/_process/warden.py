@@ -376,8 +376,8 @@ class Warden:
 
     def _report(self, charge: _Charge, resisting: Sequence[Process]) -> None:
         """Name those who resist; the project is theirs for as long as they live."""
-        charge.report_at = None
-        if resisting:
+        if resisting:  # else look again: whoever was overlooked shows in the next round
+            charge.report_at = None
             pipes, charge.pipes = charge.pipes, []
             streams = tuple(stream for stream, _ in pipes)
             message = wire.Unswept(survivors=survivors_of(resisting), at=time.time(), pipes=streams)
