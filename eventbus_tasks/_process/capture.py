@@ -216,6 +216,8 @@ class PipeCapture:
             return False
         taken = 0
         while True:
+            if taken:
+                self._check_length()  # before each write, which would hide that it was cut off
             try:
                 count = self._write()
             except BlockingIOError:

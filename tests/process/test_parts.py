@@ -441,6 +441,29 @@ def test_truncated_log_of_a_pipe(tmp_path: Path, splice: bool, left: int) -> Non
         assert (pipe.size, pipe.dropped) == (6000, 6000 - left)
 
 
+def test_truncated_between_two_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a flood, too, a log that is cut off is looked at before the next write hides it."""
+    with capturing(tmp_path) as (log, bell, gaps):
+        read, write = os.pipe()
+        pipe = capture.PipeCapture("stdout", read, log, bell, told(gaps))
+        real = os.splice
+
+        def splice(*arguments: Any, **options: Any) -> int:
+            count = real(*arguments, **options)
+            if pipe.size == 0:  # the first one has just been done
+                os.ftruncate(log, 0)
+                os.write(write, b"b" * 1000)
+            return count
+
+        monkeypatch.setattr(os, "splice", splice)
+        os.write(write, b"a" * 65536)
+        assert pipe.move(0.0)
+        assert gaps == [(0, 65536, "truncated")]
+        assert (pipe.size, pipe.dropped) == (66536, 65536)
+        os.close(write)
+        pipe.close()
+
+
 def test_truncated_log_of_a_file(tmp_path: Path) -> None:
     """A log that its writer or somebody else cuts off keeps the offsets of later bytes."""
     with capturing(tmp_path) as (log, bell, gaps):
