@@ -6,10 +6,16 @@ import json
 from typing import Any
 
 import pytest
-from fake_acp import SESSION, Manners
+from fake_acp import OPTIONS, SESSION, Manners
 from talking import Talk
 
-from eventbus_tasks import AgentEventUnknown, Reason
+from eventbus_tasks import (
+    AgentEventUnknown,
+    AgentInputAnswered,
+    AgentInputRequired,
+    Reason,
+    Settings,
+)
 
 pytestmark = [
     pytest.mark.anyio,
@@ -195,6 +201,21 @@ async def test_a_request_that_is_taken_back(talk: Talk) -> None:
     run = await talk.play(f"line {json.dumps(asks)}\nline {back}")
     (answered,) = [event for event in run.events if event.name == "agent.input_answered"]
     assert (answered.to_dict()["answer"], answered.to_dict()["by"]) == ("none", "agent")
+
+
+async def test_a_permission_for_something_else(talk: Talk) -> None:
+    """A rule for what has begun does not allow something else that is asked for on the way."""
+    began = update("tool_call", toolCallId="c", kind="read", title="a", status="in_progress")
+    call = {"toolCallId": "c", "kind": "other", "title": "external_directory"}
+    call["rawInput"] = {"file_path": "/etc/passwd"}  # type: ignore[assignment]
+    params = {"toolCall": call, "options": OPTIONS}
+    asks = {"id": "r", "method": "session/request_permission", "params": params}
+    settings = Settings(allow_tools=("read",))
+    run = await talk.play(f"{began}\nline {json.dumps(asks)}", settings=settings)
+    (asked,) = run.of(AgentInputRequired)
+    assert (asked.tool, asked.summary) == ("external_directory", "/etc/passwd")
+    (answered,) = [event for event in run.events if isinstance(event, AgentInputAnswered)]
+    assert (answered.answer, answered.by) == ("deny", "turn")
 
 
 async def test_separators_in_a_string_do_not_cut_a_line(talk: Talk) -> None:

@@ -52,6 +52,15 @@ async def test_ends_that_are_no_success(talk: Talk, stop: str, message: str) -> 
     assert run.outcome.return_code == 0
 
 
+async def test_an_answer_to_nothing(talk: Talk) -> None:
+    """An answer to no prompt of ours, or to one that was answered, does not end a turn."""
+    answer = json.dumps({"id": 77, "result": {"stopReason": "end_turn"}})
+    run = await talk.play(f"say Hello.\nline {answer}\ndie 0")
+    assert run.outcome.reason is Reason.NO_RESULT
+    assert run.outcome.message == "ended in the middle of a turn (exit status 0)"
+    assert run.of(AgentResult) == []
+
+
 API = json.dumps({"error": {"code": 400, "message": "no such model", "status": "X"}})
 
 

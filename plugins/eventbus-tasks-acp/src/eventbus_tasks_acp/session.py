@@ -263,7 +263,7 @@ class AcpSession:
         call_id = text_in(call, "toolCallId")
         yield from self._messages.end()
         yield from self._tools.ask(call)
-        tool, summary = self._tools.describe(call_id)
+        tool, summary = self._tools.describe(call)
         options = tuple(
             AgentOption(
                 id=text_in(option, "optionId"),
@@ -323,8 +323,9 @@ class AcpSession:
         number = message.get("id")
         continuation = self._continuations.pop(number, None) if isinstance(number, int) else None
         if continuation is None:
-            # Of a turn that another host has begun, before this one took over.
-            stopped = text_in(object_in(message, "result"), "stopReason")
+            # Of a turn that another host has begun, before this one took over. Where all of them
+            # were begun by us, it is the second answer to one that has ended, or to none.
+            stopped = self._taken_over and text_in(object_in(message, "result"), "stopReason")
             continuation = self._turn_ended if stopped else None
         if continuation is None:
             yield unknown_event("answer")

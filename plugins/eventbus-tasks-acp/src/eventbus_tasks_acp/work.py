@@ -70,6 +70,7 @@ class _Call:
     """One use of a tool, as far as it is known."""
 
     tool: str = ""
+    kind: str = ""
     summary: str = ""
     output: str = ""
     started: bool = False
@@ -121,10 +122,18 @@ class ToolCalls:
         call_id = text_in(call, "toolCallId")
         yield from self._start(call_id, self._learn(call_id, call))
 
-    def describe(self, call_id: str) -> tuple[str, str]:
-        """Return tool and summary of an open use."""
-        known = self._open.get(call_id, _Call())
-        return known.tool, known.summary
+    def describe(self, call: Mapping[str, Any]) -> tuple[str, str]:
+        """Return tool and summary of a use for which a permission is asked.
+
+        What is asked for may be something else than what has begun, as when a file that is read
+        turns out to be outside of the project: then it goes by its own name, lest a rule for what
+        has begun allow it.
+        """
+        known = self._open.get(text_in(call, "toolCallId"), _Call())
+        tool, kind = known.tool, text_in(call, "kind")
+        if kind and known.kind and kind != known.kind:
+            tool = _name_of(call) or one_line(text_in(call, "title"), _NAME) or kind
+        return tool, _input_of(call) or known.summary
 
     def deny(self, call_id: str) -> None:
         """Remember that a use was not allowed."""
@@ -147,6 +156,7 @@ class ToolCalls:
             # A title may change with every update; it is a name only where there is no other.
             known.tool = _name_of(call) or known.tool or one_line(text_in(call, "title"), _NAME)
             known.summary = _summary_of(call) or known.summary
+            known.kind = text_in(call, "kind") or known.kind
         known.output = _output_of(call) or known.output
         known.failed |= _exit_status_of(call) not in (None, 0)
         return known
@@ -177,12 +187,16 @@ def _name_of(call: Mapping[str, Any]) -> str:
 
 
 def _summary_of(call: Mapping[str, Any]) -> str:
+    return _input_of(call) or one_line(text_in(call, "title"))
+
+
+def _input_of(call: Mapping[str, Any]) -> str:
     arguments = {
         key: " ".join(map(str, value)) if isinstance(value, list) else value
         for key, value in object_in(call, "rawInput").items()
         if key != "cwd"
     }
-    return input_summary(arguments) or one_line(text_in(call, "title"))
+    return input_summary(arguments)
 
 
 def _output_of(call: Mapping[str, Any]) -> str:
