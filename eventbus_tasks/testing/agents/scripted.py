@@ -6,7 +6,7 @@ executable: it writes down what it was given, plays its scenario, and exits. Sta
 A scenario is a list of steps, each one a dictionary with one key:
 
 - ``{"line": {…}}``: one line of JSON on standard output; the text ``$SESSION`` in it becomes the
-  value of the argument ``--session-id=`` or ``--resume=``
+  value of the argument ``--session-id=`` or ``--resume=``, or an id of this run alone
 - ``{"stdout": "…"}`` or ``{"stderr": "…"}``: text as it is
 - ``{"wait": "SIGINT"}``: go on when that signal comes
 - ``{"ignore": "SIGTERM"}``: do not react to that signal from here on
@@ -92,7 +92,8 @@ def _session(argv: list[str]) -> str:
         for word in argv:
             if word.startswith(flag):
                 return word.removeprefix(flag)
-    return "00000000-0000-4000-8000-000000000000"
+    # Like a real one's: another one for each run, also for those that run side by side.
+    return f"00000000-0000-4000-8000-{os.getpid():012}"
 
 
 def _play() -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 import eventbus_tasks_codex
 import pytest
 from eventbus_tasks_codex import CodexInterpreter
-from fake_codex import command, done, message, thread, turn
+from fake_codex import THREAD, command, done, message, thread, turn
 
 from eventbus_tasks.testing.agents import ScriptedCli
 from eventbus_tasks.testing.conformance import (
@@ -36,7 +36,9 @@ class TestBuilder(CommandBuilderContract):
     @pytest.fixture
     def case(self, fake: ScriptedCli) -> BuilderCase:
         """Return a run that succeeds."""
-        env = fake.environment(*RUN)
+        # Tasks side by side work in sessions of their own.
+        steps = json.loads(json.dumps(RUN).replace(THREAD, "$SESSION"))
+        env = fake.environment(*steps)
         return BuilderCase(plugin=eventbus_tasks_codex, agent="codex", env=env)
 
 

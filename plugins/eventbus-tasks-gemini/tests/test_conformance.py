@@ -8,7 +8,7 @@ from pathlib import Path
 import eventbus_tasks_gemini
 import pytest
 from eventbus_tasks_gemini import GeminiInterpreter
-from fake_gemini import echo, init, piece, result, tool_result, tool_use
+from fake_gemini import SESSION, echo, init, piece, result, tool_result, tool_use
 
 from eventbus_tasks.testing.agents import ScriptedCli
 from eventbus_tasks.testing.conformance import (
@@ -37,7 +37,9 @@ class TestBuilder(CommandBuilderContract):
     @pytest.fixture
     def case(self, fake: ScriptedCli) -> BuilderCase:
         """Return a run that succeeds."""
-        env = fake.environment(*RUN)
+        # Tasks side by side work in sessions of their own.
+        steps = json.loads(json.dumps(RUN).replace(SESSION, "$SESSION"))
+        env = fake.environment(*steps)
         return BuilderCase(plugin=eventbus_tasks_gemini, agent="gemini", env=env)
 
 

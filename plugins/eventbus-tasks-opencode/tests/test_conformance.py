@@ -8,7 +8,7 @@ from pathlib import Path
 import eventbus_tasks_opencode
 import pytest
 from eventbus_tasks_opencode import OpencodeInterpreter
-from fake_opencode import finish, start, text, tool
+from fake_opencode import SESSION, finish, start, text, tool
 
 from eventbus_tasks.testing.agents import ScriptedCli
 from eventbus_tasks.testing.conformance import (
@@ -36,7 +36,9 @@ class TestBuilder(CommandBuilderContract):
     @pytest.fixture
     def case(self, fake: ScriptedCli) -> BuilderCase:
         """Return a run that succeeds."""
-        env = fake.environment(*RUN)
+        # Tasks side by side work in sessions of their own.
+        steps = json.loads(json.dumps(RUN).replace(SESSION, "$SESSION"))
+        env = fake.environment(*steps)
         return BuilderCase(plugin=eventbus_tasks_opencode, agent="opencode", env=env)
 
 
