@@ -8,7 +8,13 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from eventbus_tasks import EventbusTasksError, ProjectBusyError, Reason
+from eventbus_tasks import (
+    EventbusTasksError,
+    ProjectBusyError,
+    Reason,
+    ResourceError,
+    SessionBusyError,
+)
 
 if TYPE_CHECKING:
     from eventbus_tasks import Outcome, Task
@@ -44,7 +50,7 @@ exit status:
   1    the agent failed
   2    refused: wrong usage, request or settings; nothing was started
   74   its output could not be written (disk full)
-  75   another task works in the directory; try again later
+  75   another task works in the directory or session, or the system has no room: try again later
   124  timeout, or idle for too long
   125  stopped by a limit, or by a failure of eventbus-tasks or a plugin
   126  the program cannot be executed, or the directory not entered
@@ -127,4 +133,5 @@ def _is_missing(task: Task) -> bool:
 
 def code_of_error(error: EventbusTasksError) -> int:
     """Return the exit code for a refusal."""
-    return BUSY if isinstance(error, ProjectBusyError) else USAGE
+    busy = isinstance(error, (ProjectBusyError, ResourceError, SessionBusyError))
+    return BUSY if busy else USAGE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -10,7 +11,14 @@ from typing import Any
 
 import pytest
 
-from eventbus_tasks import Reason
+from eventbus_tasks import (
+    EventbusTasksError,
+    InvalidRequestError,
+    ProjectBusyError,
+    Reason,
+    ResourceError,
+    SessionBusyError,
+)
 from eventbus_tasks._cli import exits
 
 BACKENDS = pytest.mark.parametrize("backend", ["asyncio", "trio"])
@@ -221,3 +229,17 @@ def test_queue_and_share(ebt: Any, project: Path) -> None:
     holder.signal(signal.SIGINT)
     assert holder.wait()[0] == 130
     assert waiting.wait()[0] == 7
+
+
+@pytest.mark.parametrize(
+    ("refusal", "code"),
+    [
+        (ProjectBusyError("/project", {}), 75),
+        (SessionBusyError("claude", "s1", {}), 75),
+        (ResourceError(errno.EMFILE, "no descriptors"), 75),
+        (InvalidRequestError("name", "is empty"), 2),
+    ],
+)
+def test_what_can_succeed_later(refusal: EventbusTasksError, code: int) -> None:
+    """A script that tries again on 75 does so for every refusal that may be another one later."""
+    assert exits.code_of_error(refusal) == code
