@@ -27,6 +27,7 @@ from eventbus_tasks._answers import (
 from eventbus_tasks._history import LIMIT, History
 from eventbus_tasks._process import wire
 from eventbus_tasks._process.handle import GuardianLink
+from eventbus_tasks._process.lost import Lost
 from eventbus_tasks._process.visit import Attached, attach, wait_released
 from eventbus_tasks._runner import TaskRun
 from eventbus_tasks._services import Services
@@ -60,7 +61,7 @@ class Past:
         signals: How many rungs there were.
         activities: How many things the agent has done.
         output: Up to where the output of each stream is known.
-        dropped: Up to where lost bytes are known, by stream and cause.
+        dropped: Which bytes are known to be lost, by stream and cause.
     """
 
     seq: int = 0
@@ -70,7 +71,7 @@ class Past:
     signals: int = 0
     activities: int = 0
     output: dict[str, int] = field(default_factory=dict)
-    dropped: dict[tuple[str, str], int] = field(default_factory=dict)
+    dropped: dict[tuple[str, str], Lost] = field(default_factory=dict)
 
     @classmethod
     def read(cls, journal: Iterable[Mapping[str, Any]]) -> Past:
@@ -98,10 +99,28 @@ class Past:
                 stream = data["stream"]
                 self.output[stream] = max(self.output.get(stream, 0), int(data["end"]))
             case "output.dropped":
-                key = (data["stream"], data["why"])
-                self.dropped[key] = max(self.dropped.get(key, 0), int(data["end"]))
+                self._lose(data["stream"], data["why"], int(data["start"]), int(data["end"]))
             case name if issubclass(EVENT_TYPES.get(name, TaskEvent), AgentActivity):
                 self.activities += 1
+
+    def _lose(self, stream: str, why: str, start: int, end: int) -> list[tuple[int, int]]:
+        return self.dropped.setdefault((stream, why), Lost()).add(start, end)
+
+    def parts_of(self, loss: wire.Dropped) -> list[tuple[wire.Dropped, bool]]:
+        """Return a loss in parts, in order, each with whether it was known; now all of it is.
+
+        Bytes are not lost in their order: what is cut off a log lies before what did not fit.
+        """
+        parts = []
+        position = loss.start
+        for start, end in self._lose(loss.stream, loss.why, loss.start, loss.end):
+            if position < start:
+                parts.append((replace(loss, start=position, end=start), True))
+            parts.append((replace(loss, start=start, end=end), False))
+            position = end
+        if position < loss.end:
+            parts.append((replace(loss, start=position), True))
+        return parts
 
 
 class AdoptedRun(TaskRun):
@@ -212,11 +231,12 @@ class AdoptedRun(TaskRun):
                 past.signals -= 1
                 known = True
             case wire.Dropped():
-                end = past.dropped.get((message.stream, message.why), 0)
-                if message.start < end < message.end:
-                    self._take_quietly(replace(message, end=end))
-                    message = replace(message, start=end)
-                known = message.end <= end
+                for part, is_known in past.parts_of(message):
+                    self._take_part(part, known=is_known)
+                return
+        self._take_part(message, known=known)
+
+    def _take_part(self, message: wire.Message, *, known: bool) -> None:
         if known:
             self._take_quietly(message)
         else:
