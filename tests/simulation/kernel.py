@@ -333,7 +333,8 @@ class Kernel:
             if proc.killed_at is None:
                 proc.killed_at = self.now
                 self.kills.append((self.now, proc))
-            if proc.traits.hops and self.random.random() < 0.7:
+            forks = proc.traits.hops and proc.state == "S" and proc.traits.stuck <= self.now
+            if forks and self.random.random() < 0.7:
                 self._fork_successor(proc)  # it was quicker, by an instant
             if proc.traits.stuck > self.now:
                 self.at(proc.traits.stuck, lambda: self._die_by_signal(proc, KILL))
