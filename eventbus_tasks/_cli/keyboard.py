@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import termios
 import time
@@ -66,9 +67,12 @@ class Keyboard:
         traceback: TracebackType | None,
     ) -> bool | None:
         """Give the terminal back."""
-        self._restore()
         self._group.cancel_scope.cancel()
-        return await self._group.__aexit__(exc_type, exc, traceback)
+        try:
+            return await self._group.__aexit__(exc_type, exc, traceback)
+        finally:
+            # Not before nobody reads keys any more: a line that is not complete is none to read.
+            self._restore()
 
     def begin(self) -> None:
         """Hand the terminal over: the program runs. Only the first call counts."""
@@ -98,6 +102,8 @@ class Keyboard:
         with keys:
             while True:
                 await anyio.wait_readable(0)
+                if not select.select((0,), (), (), 0)[0]:
+                    continue  # gone since; a read would hold up everything
                 try:
                     data = os.read(0, 4096)
                 except BlockingIOError:
