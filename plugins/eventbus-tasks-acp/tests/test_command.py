@@ -12,7 +12,16 @@ from eventbus_tasks_acp.known import SESSION_VARIABLES
 from fake_acp import Manners
 from talking import PLUGINS, Talk
 
-from eventbus_tasks import Command, Reason, Settings, TaskEngine, TaskStopping
+from eventbus_tasks import (
+    AgentMessage,
+    Command,
+    Reason,
+    Settings,
+    Task,
+    TaskEngine,
+    TaskEvent,
+    TaskStopping,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -151,12 +160,17 @@ async def test_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 async def test_the_ladder(talk: Talk) -> None:
-    """A time limit tells the agent to stop, then sends SIGTERM; the policy is the plugin's."""
-    run = await talk.play("say Working\nwait", timeout=1.0)
+    """A cancel tells the agent to stop, then sends SIGTERM; the policy is the plugin's."""
+
+    async def react(task: Task, event: TaskEvent) -> None:
+        if isinstance(event, AgentMessage) and event.text == "Working":
+            task.cancel_nowait()
+
+    run = await talk.play("say Working\nwait", react)
     (stopping,) = run.of(TaskStopping)
     assert [int(step.signal) for step in stopping.policy.steps] == [0, 15, 15]
     assert "session/cancel" in talk.agent.given_methods()
-    assert run.outcome.reason is Reason.TIMED_OUT
+    assert run.outcome.reason is Reason.CANCELLED
 
 
 async def test_health(talk: Talk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
