@@ -213,7 +213,29 @@ async def test_a_permission_for_something_else(talk: Talk) -> None:
     settings = Settings(allow_tools=("read",))
     run = await talk.play(f"{began}\nline {json.dumps(asks)}", settings=settings)
     (asked,) = run.of(AgentInputRequired)
-    assert (asked.tool, asked.summary) == ("external_directory", "/etc/passwd")
+    assert (asked.tool, asked.summary) == ("other", "/etc/passwd")
+    (answered,) = [event for event in run.events if isinstance(event, AgentInputAnswered)]
+    assert (answered.answer, answered.by) == ("deny", "turn")
+
+
+@pytest.mark.parametrize(
+    "began",
+    [None, {"kind": "other"}, {"kind": "read"}, {}],
+    ids=["at once", "same", "read", "bare"],
+)
+async def test_no_rule_goes_by_a_title(talk: Talk, began: dict[str, str] | None) -> None:
+    """A title, which the model may choose, is shown to people, but is never what a rule allows."""
+    call = {"toolCallId": "c", "kind": "other", "title": "read"}
+    asks = {"id": "r", "method": "session/request_permission"}
+    asks["params"] = {"toolCall": call, "options": OPTIONS}  # type: ignore[assignment]
+    steps = [f"line {json.dumps(asks)}"]
+    if began is not None:
+        steps.insert(
+            0, update("tool_call", toolCallId="c", title="read", status="pending", **began)
+        )
+    run = await talk.play("\n".join(steps), settings=Settings(allow_tools=("read",)))
+    (asked,) = run.of(AgentInputRequired)
+    assert (asked.tool, asked.prompt) == ("other", "read")
     (answered,) = [event for event in run.events if isinstance(event, AgentInputAnswered)]
     assert (answered.answer, answered.by) == ("deny", "turn")
 

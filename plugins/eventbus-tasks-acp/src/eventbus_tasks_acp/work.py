@@ -16,6 +16,9 @@ _NAME: Final = 100
 
 _ENDS: Final = frozenset({"completed", "failed"})
 
+_OTHER: Final = "other"
+"""The protocol's kind of a tool that has none of the others."""
+
 
 class Messages:
     """Puts together what comes in chunks, so that each message is also told as a whole.
@@ -69,7 +72,8 @@ class Messages:
 class _Call:
     """One use of a tool, as far as it is known."""
 
-    tool: str = ""
+    tool: str = ""  # for people: may be a title, which the model may have chosen
+    name: str = ""  # for rules: never a title
     kind: str = ""
     summary: str = ""
     output: str = ""
@@ -125,15 +129,17 @@ class ToolCalls:
     def describe(self, call: Mapping[str, Any]) -> tuple[str, str]:
         """Return tool and summary of a use for which a permission is asked.
 
+        Rules go by the tool, so it is never a title: a model that may choose one could choose what
+        a rule allows. A tool without a name goes by the protocol's word for its kind.
+
         What is asked for may be something else than what has begun, as when a file that is read
         turns out to be outside of the project: then it goes by its own name, lest a rule for what
         has begun allow it.
         """
         known = self._open.get(text_in(call, "toolCallId"), _Call())
-        tool, kind = known.tool, text_in(call, "kind")
-        if kind and known.kind and kind != known.kind:
-            tool = _name_of(call) or one_line(text_in(call, "title"), _NAME) or kind
-        return tool, _input_of(call) or known.summary
+        kind = text_in(call, "kind") or known.kind
+        name = _own_name_of(call) or (known.name if kind == known.kind else "")
+        return name or one_line(kind, _NAME) or _OTHER, _input_of(call) or known.summary
 
     def deny(self, call_id: str) -> None:
         """Remember that a use was not allowed."""
@@ -154,9 +160,13 @@ class ToolCalls:
         known = self._open.setdefault(call_id, _Call())
         if not known.started:
             # A title may change with every update; it is a name only where there is no other.
-            known.tool = _name_of(call) or known.tool or one_line(text_in(call, "title"), _NAME)
+            name, kind = _name_of(call), text_in(call, "kind")
+            known.tool = name or known.tool or one_line(text_in(call, "title"), _NAME)
+            # A name for what it was before must not stand for what it has turned out to be.
+            changed = kind and known.kind and kind != known.kind
+            known.name = name if changed else name or known.name
             known.summary = _summary_of(call) or known.summary
-            known.kind = text_in(call, "kind") or known.kind
+            known.kind = kind or known.kind
         known.output = _output_of(call) or known.output
         known.failed |= _exit_status_of(call) not in (None, 0)
         return known
@@ -177,13 +187,13 @@ class ToolCalls:
 
 def _name_of(call: Mapping[str, Any]) -> str:
     """Return the tool's own name, or else the protocol's for its kind, or ``""``."""
-    claude = object_in(object_in(call, "_meta"), "claudeCode")
     kind = text_in(call, "kind")
-    neutral = kind if kind != "other" else ""
-    for name in (text_in(call, "name"), text_in(claude, "toolName"), neutral):
-        if name:
-            return one_line(name, _NAME)
-    return ""
+    return _own_name_of(call) or one_line(kind if kind != _OTHER else "", _NAME)
+
+
+def _own_name_of(call: Mapping[str, Any]) -> str:
+    claude = object_in(object_in(call, "_meta"), "claudeCode")
+    return one_line(text_in(call, "name") or text_in(claude, "toolName"), _NAME)
 
 
 def _summary_of(call: Mapping[str, Any]) -> str:
