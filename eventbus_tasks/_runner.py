@@ -450,13 +450,13 @@ class TaskRun:
 
     def _take_loss(self) -> None:
         """The guardian has gone without a last word."""
+        self._orphaned = self._warden_lost
         if self._warden_lost and not self._heard:
-            # The warden died with our request in its hands: nothing was ever started.
+            # The warden died with our request in its hands; or a guardian that had not said a word.
             problem = "the warden died before it had started anything"
             self._facts = replace(self._facts, spawn_error=problem)
         else:
             self._facts = replace(self._facts, guardian_lost=True)
-            self._orphaned = self._warden_lost
 
     def _take_end(self, message: wire.Ended) -> None:
         stop_reason = None if message.reason is None else reason_of(message.reason)
