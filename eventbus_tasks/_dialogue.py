@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import anyio
 import anyio.lowlevel
 
-from eventbus_tasks._native import redeliver, undisturbed
+from eventbus_tasks._native import undisturbed
 from eventbus_tasks.conversation import (
     AgentAnswer,
     Allow,
@@ -90,10 +90,12 @@ class Dialogue:
         interpreter: Says what to write.
         output: The agent's standard input.
         emit: Numbers, journals and delivers an event.
-        failed: Reports a failure of the interpreter: what went wrong.
+        failed: Reports a failure of the interpreter: what went wrong; returns it as a sentence.
         consult: Asks the policies about a request.
         patience: Seconds until an open request is denied.
-        let_go: Has an agent ended that does not react; its interpreter judges all the same.
+        let_go: Has an agent ended that does not react; its interpreter judges all the same. With a
+            problem: one that would wait for ever for what its interpreter has failed to say; then
+            the problem is the reason of the end.
     """
 
     def __init__(
@@ -102,10 +104,10 @@ class Dialogue:
         output: TaskInput,
         *,
         emit: Callable[[TaskEvent], Any],
-        failed: Callable[[BaseException], Any],
+        failed: Callable[[BaseException], str],
         consult: Callable[[AgentInputRequired], Awaitable[AgentAnswer | None]],
         patience: float,
-        let_go: Callable[[], Any],
+        let_go: Callable[..., Any],
     ) -> None:
         self.patience = patience
         self._interpreter = interpreter
@@ -156,7 +158,12 @@ class Dialogue:
         """Answer an open request; return when the agent was told."""
         pending = self._meant(request)
         check_answer(answer, pending.request)
-        await self._deliver(self._settle(pending, answer, "program"))
+        try:
+            message = self._settle(pending, answer, "program")
+        except BaseException as error:
+            self._abandon(error)
+            raise
+        await self._sent(message)
 
     # -- what the engine calls ----------------------------------------------------------------
 
@@ -168,7 +175,7 @@ class Dialogue:
                 first = self._interpreter.begin()
                 self._send(first if isinstance(first, Send) else Send(data=first))
             except BaseException as error:
-                self._report(error)
+                self._abandon(error)
 
     def interrupt_nowait(self) -> None:
         """Tell the agent to stop what it does, before it is ended by other means."""
@@ -176,7 +183,7 @@ class Dialogue:
             try:
                 self._post(self._interrupting())
             except BaseException as error:
-                self._report(error)
+                self._failed(error)
 
     def register(self, request: AgentInputRequired) -> None:
         """Take note of a request, which is about to be told to everybody."""
@@ -276,9 +283,9 @@ class Dialogue:
         pending.consulted = True
         if answer is not None and self._open.get(pending.request.request_id) is pending:
             try:
-                self._post(self._settle(pending, answer, "policy"))
+                self._settle(pending, answer, "policy")
             except BaseException as error:
-                self._report(error)
+                self._abandon(error)
 
     async def _next_news(self) -> None:
         await self._news.wait()
@@ -343,13 +350,24 @@ class Dialogue:
         return message
 
     async def _deliver(self, data: bytes) -> None:
-        message = self._post(data)
+        await self._sent(self._post(data))
+
+    async def _sent(self, message: _Message) -> None:
         await message.done.wait()
         if message.error is not None:
             raise message.error
 
-    def _settle(self, pending: _Pending, answer: AgentAnswer, by: By) -> bytes:
-        """Close a request with an answer, and return what tells the agent."""
+    def _settle(self, pending: _Pending, answer: AgentAnswer, by: By) -> _Message:
+        """Close a request with an answer, tell the agent, and then everybody else.
+
+        Raises:
+            BaseException: The agent cannot be told: nobody has heard of an answer.
+        """
+        try:
+            message = self._post(self._interpreter.encode_answer(pending.request, answer))
+        except BaseException:
+            self._withdraw(pending.request.request_id, "task")
+            raise
         self._closed[pending.request.request_id] = by
         del self._open[pending.request.request_id]
         text = {Deny: "reason", Answer: "text"}.get(type(answer), "")
@@ -361,19 +379,19 @@ class Dialogue:
                 text=getattr(answer, text, ""),
             )
         )
-        return self._interpreter.encode_answer(pending.request, answer)
+        return message
 
     def _deny(self, pending: _Pending, reason: str, by: By) -> None:
         try:
-            self._post(self._settle(pending, Deny(reason), by))
+            self._settle(pending, Deny(reason), by)
         except BaseException as error:
-            self._report(error)
+            self._abandon(error)
 
     def _withdraw(self, request_id: str, by: By) -> None:
         del self._open[request_id]
         self._closed[request_id] = by
         self._emit(AgentInputAnswered(request_id=request_id, answer="none", by=by))
 
-    def _report(self, error: BaseException) -> None:
-        self._failed(error)
-        redeliver(error)
+    def _abandon(self, error: BaseException) -> None:
+        """Have the agent ended, which waits for what its interpreter has failed to say."""
+        self._let_go(self._failed(error))

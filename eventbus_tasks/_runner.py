@@ -261,10 +261,13 @@ class TaskRun:
         answer = await self._ask("ebt_answer_agent", check=check, request=request)
         return cast("AgentAnswer | None", answer)
 
-    def _let_go(self) -> None:
-        """End an agent that does not react, and leave the judgement to its interpreter."""
+    def _let_go(self, problem: str | None = None) -> None:
+        """End an agent without a reaction, judged by its interpreter unless that is the problem."""
+        if problem is not None:
+            self._facts = replace(self._facts, plugin_error=problem)
         if self._link is not None:
-            self._link.stop(Reason.EXITED.value, steps=signals_of(self._policy))
+            reason = Reason.EXITED if problem is None else Reason.PLUGIN_ERROR
+            self._link.stop(reason.value, steps=signals_of(self._policy))
 
     async def _choose_policy(self) -> TerminationPolicy:
         request = self.task.request

@@ -158,7 +158,8 @@ class Interpreter:
 class Plugin:
     """Drives the agent, and answers for it where it was given a rule."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, interpreter: Callable[..., Interpreter], **options: Any) -> None:
+        self._interpreter = interpreter
         self._options = options
 
     @hookimpl
@@ -170,7 +171,7 @@ class Plugin:
         return Command(
             argv=(sys.executable, "-ISc", AGENT),
             stdin="open",
-            interpreter=Interpreter(task.prompt, **self._options),
+            interpreter=self._interpreter(task.prompt, **self._options),
         )
 
 
@@ -215,7 +216,7 @@ class Scene:
 
 def engine_with(*rules: Rule, stays: bool = True, **settings: Any) -> TaskEngine:
     """Return an engine with the plugin above, some policies, and some settings."""
-    plugins: dict[str, object] = {"talker": Plugin(stays=stays)}
+    plugins: dict[str, object] = {"talker": Plugin(Interpreter, stays=stays)}
     plugins.update({f"rule{number}": rule for number, rule in enumerate(rules)})
     return TaskEngine(Settings(**settings), plugins=plugins, load_installed=False)
 
@@ -422,6 +423,56 @@ async def test_protocol_as_the_first_rung(tmp_path: Path) -> None:
             await scene.next(TaskEnded)
     assert [event.signal for event in scene.told(SignalSent)] == [0]
     assert [event.text for event in scene.told(AgentResult)] == ["interrupted"]
+
+
+class Mute(Interpreter):
+    """An interpreter that fails to say what the agent waits for."""
+
+    def __init__(self, prompt: str, *, fails: str) -> None:
+        super().__init__(prompt)
+        self._fails = fails
+
+    def begin(self) -> bytes:
+        if self._fails == "begin":
+            raise RuntimeError("no first word")
+        return super().begin()
+
+    def encode_answer(self, request: AgentInputRequired, answer: AgentAnswer) -> bytes:
+        if self._fails == "encode_answer":
+            raise RuntimeError("no word for it")
+        return super().encode_answer(request, answer)
+
+
+def mute_engine(fails: str, **settings: Any) -> TaskEngine:
+    """Return an engine whose agent is driven by an interpreter that fails so."""
+    plugins = {"talker": Plugin(Mute, fails=fails)}
+    return TaskEngine(Settings(**settings), plugins=plugins, load_installed=False)
+
+
+async def test_no_first_word(tmp_path: Path) -> None:
+    """An agent that got no prompt, since its interpreter has failed, does not wait for ever."""
+    async with mute_engine("begin") as engine:
+        scene = await spawn(engine, tmp_path, "wait")
+        with anyio.fail_after(GUARD):
+            outcome = await scene.task.wait()
+    assert (outcome.reason, "no first word" in outcome.message) == (Reason.PLUGIN_ERROR, True)
+
+
+@pytest.mark.parametrize("by", ["program", "deadline", "policy"])
+async def test_no_word_for_an_answer(tmp_path: Path, by: str) -> None:
+    """An answer that the agent cannot be told is told to nobody, and ends the task."""
+    settings = {"deadline": {"answer_deadline": 0.01}, "policy": {"allow_tools": ("Write",)}}
+    async with mute_engine("encode_answer", **settings.get(by, {})) as engine:
+        scene = await spawn(engine, tmp_path, "ask")
+        request = await scene.next(AgentInputRequired)
+        if by == "program":
+            with pytest.raises(RuntimeError, match="no word"):
+                await scene.task.answer(request, Allow())
+        answered = await scene.next(AgentInputAnswered)
+        outcome = (await scene.next(TaskEnded)).outcome
+    assert (answered.answer, answered.by) == ("none", "task")
+    assert (outcome.reason, "no word for it" in outcome.message) == (Reason.PLUGIN_ERROR, True)
+    assert [event.where for event in scene.told(HandlerFailed)] == ["interpreter of talker"]
 
 
 async def test_policies_that_cannot_be_asked(
