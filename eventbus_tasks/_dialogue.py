@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -26,10 +27,15 @@ from eventbus_tasks.events import AgentInputAnswered, AgentInputRequired, TaskEv
 
 if TYPE_CHECKING:
     from eventbus_tasks._input import TaskInput
+    from eventbus_tasks.policies import TerminationPolicy
 
 __all__ = ["Dialogue", "check_answer"]
 
 By = Literal["program", "policy", "deadline", "agent", "interrupt", "turn", "task"]
+
+logger: Final[logging.Logger] = logging.getLogger("eventbus_tasks")
+
+_STOPPING: Final = "the task is being ended: no turn begins any more"
 
 _WORDS: Final[dict[type, str]] = {Allow: "allow", Deny: "deny", Answer: "answer"}
 
@@ -70,6 +76,8 @@ class _Message:
 
     data: bytearray
     close: bool = False
+    prompt: bool = False  # not worth sending to an agent that is being ended
+    size: int = 0  # of the whole: what was written is taken away from `data`
     error: InputClosedError | None = None
     done: anyio.Event = field(default_factory=anyio.Event)
 
@@ -118,6 +126,8 @@ class Dialogue:
         self._let_go = let_go
         self._begun = anyio.Event()
         self._ended = False
+        self._stopping = False  # no turn may begin any more
+        self._silent = False  # nor is one at hand: what its interpreter returns begins one
         self._outbox: deque[_Message] = deque()
         self._open: dict[str, _Pending] = {}
         self._closed: dict[str, By] = {}
@@ -132,7 +142,9 @@ class Dialogue:
         """Give the agent its next prompt; return when it is written."""
         await self._begun.wait()
         self._check_open()
-        await self._deliver(self._interpreter.encode_prompt(text))
+        if self._stopping:
+            raise InputClosedError(_STOPPING)
+        await self._sent(self._post(self._interpreter.encode_prompt(text), prompt=True))
 
     async def write(self, data: bytes) -> None:
         """Send bytes as they are; return when they are written."""
@@ -171,15 +183,29 @@ class Dialogue:
         """Send the first bytes: the program was started."""
         if not self._begun.is_set():
             self._begun.set()
+            if self._stopping:
+                return
             try:
                 first = self._interpreter.begin()
                 self._send(first if isinstance(first, Send) else Send(data=first))
             except BaseException as error:
                 self._abandon(error)
 
-    def interrupt_nowait(self) -> None:
-        """Tell the agent to stop what it does, before it is ended by other means."""
-        if self._begun.is_set() and not self._ended:
+    def stop(self, policy: TerminationPolicy) -> None:
+        """Have no turn begin any more: the agent is being ended.
+
+        Args:
+            policy: How. If its first rung is no signal, the agent is told to end the turn at hand.
+        """
+        self._stopping = True
+        for message in self._outbox:
+            # The rest of one that was begun has to follow, or the agent could not read the next.
+            if message.prompt and len(message.data) == message.size:
+                message.data.clear()
+                message.error = InputClosedError(_STOPPING)
+                message.done.set()
+        soft = policy.steps and not policy.steps[0].signal
+        if soft and self._begun.is_set() and not self._ended:
             try:
                 self._post(self._interrupting())
             except BaseException as error:
@@ -199,6 +225,9 @@ class Dialogue:
     def take(self, item: Send | Withdraw) -> None:
         """Carry out what the interpreter has returned beside events."""
         if isinstance(item, Send):
+            if self._silent and item.data:
+                logger.warning("what was still to be sent to an agent is dropped: it is stopped")
+                item = Send(close=item.close)
             self._send(item)
         elif item.request_id in self._open:
             self._withdraw(item.request_id, "agent")
@@ -210,6 +239,7 @@ class Dialogue:
 
     def end_turn(self) -> None:
         """Deny what is still open: the agent has given its result."""
+        self._silent = self._stopping
         for pending in tuple(self._open.values()):
             # Told all the same: in some protocols every request must have its answer.
             self._deny(pending, "The turn has ended.", "turn")
@@ -337,8 +367,8 @@ class Dialogue:
             self._wake()
         return self._post(item.data, close=item.close)
 
-    def _post(self, data: bytes, *, close: bool = False) -> _Message:
-        message = _Message(bytearray(data), close)
+    def _post(self, data: bytes, *, close: bool = False, prompt: bool = False) -> _Message:
+        message = _Message(bytearray(data), close, prompt, len(data))
         if self._ended:
             message.error = InputClosedError("the task has ended")
             message.done.set()

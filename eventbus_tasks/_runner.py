@@ -417,9 +417,8 @@ class TaskRun:
                     events.TaskStopping(reason=reason.value, policy=self._policy),
                     at=utc(message.at),
                 )
-                steps = self._policy.steps
-                if steps and not steps[0].signal and self._output.dialogue is not None:
-                    self._output.dialogue.interrupt_nowait()
+                if self._output.dialogue is not None:
+                    self._output.dialogue.stop(self._policy)
             case wire.SignalSent():
                 self._emit(
                     events.SignalSent(signal=message.signal, pids=tuple(message.pids)),

@@ -205,7 +205,7 @@ class Task:
 
         Raises:
             InputClosedError: It was not opened, was closed, the task has ended, or nobody reads; or
-                text for something that takes no prompts.
+                text for something that takes no prompts, or is being stopped.
 
         Cancellation: ends the waiting; it may have been written, bytes also in part.
         """

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import math
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -45,6 +47,7 @@ from eventbus_tasks import (
     TaskEngine,
     TaskEvent,
     TaskStatus,
+    TaskStopping,
     TerminationPolicy,
     Verdict,
     Withdraw,
@@ -423,6 +426,37 @@ async def test_protocol_as_the_first_rung(tmp_path: Path) -> None:
             await scene.next(TaskEnded)
     assert [event.signal for event in scene.told(SignalSent)] == [0]
     assert [event.text for event in scene.told(AgentResult)] == ["interrupted"]
+
+
+async def test_no_turn_begins_while_it_is_being_ended(tmp_path: Path) -> None:
+    """Once stopping has begun, a prompt is refused, also one that was waiting to be written."""
+    policy = TerminationPolicy(steps=(Step(signal=0, grace=2 * GUARD),))
+    ends: dict[str, str] = {}
+
+    async def send(letter: str) -> None:
+        try:
+            await scene.task.send(letter * 200_000)
+        except InputClosedError as error:
+            ends[letter] = str(error)
+
+    async with engine_with() as engine:
+        stream = engine.subscribe(TaskEvent)
+        task = await engine.spawn_task("t", "wait", tmp_path, agent="talker", policy=policy)
+        scene = Scene(task, stream)
+        await scene.next(AgentMessage)
+        assert task.pid is not None
+        os.kill(task.pid, signal.SIGSTOP)  # it reads nothing: a part of the first fills the pipe
+        async with anyio.create_task_group() as group:
+            for letter in "ab":
+                group.start_soon(send, letter)
+                await anyio.wait_all_tasks_blocked()
+            task.cancel_nowait()
+            await scene.next(TaskStopping)
+            await send("c")
+            task.cancel_nowait(now=True)
+        await scene.next(TaskEnded)
+    # Only the rest of the first one follows, so that the agent can read what comes behind it.
+    assert sorted(letter for letter, why in ends.items() if "no turn begins" in why) == ["b", "c"]
 
 
 class Mute(Interpreter):

@@ -21,13 +21,16 @@ from eventbus_tasks import (
     InputClosedError,
     Reason,
     Settings,
+    Step,
     Task,
     TaskEvent,
+    TerminationPolicy,
 )
 
 pytestmark = pytest.mark.anyio
 
 STAYS = {"interactive": True}
+QUICK = TerminationPolicy(steps=(Step(signal=0, grace=0.5),))
 
 
 def whole(run: Any) -> list[str]:
@@ -227,6 +230,21 @@ async def test_interrupt_while_it_asks(talk: Talk) -> None:
     assert (answered.answer, answered.by) == ("none", "interrupt")
     assert whole(run) == ["answered: cancelled"]
     assert run.outcome.message == "its turn was interrupted"
+
+
+async def test_a_queued_prompt_does_not_begin_while_it_is_cancelled(talk: Talk) -> None:
+    """A prompt that waits for its turn is dropped when the task is cancelled."""
+
+    async def react(task: Task, event: TaskEvent) -> None:
+        if isinstance(event, AgentMessage) and not event.delta:
+            await task.send("say Second.")
+            task.cancel_nowait()
+
+    steps = "say Working.\ntool 1 ls\nwait"
+    run = await talk.play(steps, react, options=STAYS, policy=QUICK)
+    assert run.outcome.reason is Reason.CANCELLED
+    assert [event.text for event in run.of(AgentResult)] == ["its turn was interrupted"]
+    assert talk.agent.given_methods()[2:] == ["session/prompt", "session/cancel"]
 
 
 async def test_one_that_has_ended_takes_no_prompt(talk: Talk) -> None:
