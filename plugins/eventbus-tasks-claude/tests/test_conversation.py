@@ -52,7 +52,8 @@ with open({log!r}, "w") as log:
             result("", subtype="error_during_execution", is_error=True,
                    terminal_reason="aborted_streaming")
         elif data["type"] == "control_response":
-            result("answered: " + data["response"]["response"]["behavior"])
+            outer = data["response"]
+            result("answered: " + outer.get("response", {{}}).get("behavior", outer["subtype"]))
         else:
             text = data["message"]["content"][0]["text"]
             write(type="system", subtype="init", model="fake")
@@ -70,6 +71,8 @@ with open({log!r}, "w") as log:
                 tool = {{"subtype": "can_use_tool", "tool_name": "Write", "input": {{}}}}
                 write(type="control_request", request_id="r3", request=tool)
                 write(type="control_cancel_request", request_id="r3")
+            elif text == "ask for more":
+                write(type="control_request", request_id="r4", request={{"subtype": "elicitation"}})
             elif text != "wait":
                 result("I was told: " + text)
 """
@@ -252,3 +255,21 @@ async def test_a_task_that_is_not_interactive_takes_nothing(scene: Scene) -> Non
         with pytest.raises(InputClosedError):
             await task.send("more")
         await task.wait()
+
+
+async def test_what_was_not_offered_is_refused(scene: Scene) -> None:
+    """A request for something that is not known here is refused, so that Claude does not wait."""
+    async with make_engine() as engine:
+        with engine.subscribe(TaskEvent) as stream:
+            task = await scene.spawn(engine, "ask for more")
+            assert (await following(stream, AgentResult)).text == "answered: error"
+            await task.close_input()
+            await task.wait()
+    assert scene.given[-1] == {
+        "type": "control_response",
+        "response": {
+            "subtype": "error",
+            "request_id": "r4",
+            "error": "not supported: elicitation",
+        },
+    }

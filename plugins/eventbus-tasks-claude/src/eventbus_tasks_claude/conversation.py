@@ -14,6 +14,7 @@ from eventbus_tasks import (
     AgentOption,
     Answer,
     Deny,
+    Send,
     Withdraw,
 )
 from eventbus_tasks.agents import (
@@ -36,12 +37,14 @@ class Conversation:
 
     def __init__(self) -> None:
         self._numbers = itertools.count(1)
+        self._talks = False  # Claude reads what it is told
         self._asked: dict[str, Mapping[str, Any]] = {}  # what open requests want to use a tool for
 
     # -- to Claude ----------------------------------------------------------------------------
 
     def prompt(self, text: str) -> bytes:
         """Return a message of the user."""
+        self._talks = True
         content = [{"type": "text", "text": text}]
         return _line({"type": "user", "message": {"role": "user", "content": content}})
 
@@ -66,12 +69,17 @@ class Conversation:
 
     # -- from Claude --------------------------------------------------------------------------
 
-    def read_request(self, data: Mapping[str, Any]) -> Iterator[AgentActivity]:
-        """Return what a line of the type ``control_request`` means."""
+    def read_request(self, data: Mapping[str, Any]) -> Iterator[AgentActivity | Send]:
+        """Return what a line of the type ``control_request`` means, and what answers it.
+
+        What was not offered is refused, so that Claude does not wait for it.
+        """
         request = object_in(data, "request")
         subtype = text_in(request, "subtype")
         if subtype != "can_use_tool":
             yield unknown_event("control_request", subtype)
+            if self._talks:
+                yield Send(data=_refusal(data.get("request_id"), subtype))
             return
         tool = one_line(text_in(request, "tool_name"), 100)
         wanted = object_in(request, "input")
@@ -106,6 +114,12 @@ class Conversation:
 
 def _line(data: Mapping[str, Any]) -> bytes:
     return json.dumps(data).encode() + b"\n"
+
+
+def _refusal(request_id: Any, subtype: str) -> bytes:
+    error = f"not supported: {one_line(subtype, 100)}"
+    outer = {"subtype": "error", "request_id": request_id, "error": error}
+    return _line({"type": "control_response", "response": outer})
 
 
 def _questions(wanted: Mapping[str, Any]) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from eventbus_tasks import (
     AgentSession,
     ProcessExit,
     Reason,
+    Send,
     Verdict,
     Withdraw,
 )
@@ -94,7 +95,7 @@ class ClaudeInterpreter(JsonLinesInterpreter):
         """Return what ends the turn at hand and its tools."""
         return self._talk.interrupt()
 
-    def read(self, data: Mapping[str, Any]) -> Iterable[AgentActivity | Withdraw]:
+    def read(self, data: Mapping[str, Any]) -> Iterable[AgentActivity | Send | Withdraw]:
         """Return what one JSON object means, with the use of a tool that it belongs to."""
         parent = text_in(data, "parent_tool_use_id")
         if not parent:
@@ -118,7 +119,7 @@ class ClaudeInterpreter(JsonLinesInterpreter):
 
     # -- lines --------------------------------------------------------------------------------
 
-    def _read(self, data: Mapping[str, Any]) -> Iterator[AgentActivity | Withdraw]:
+    def _read(self, data: Mapping[str, Any]) -> Iterator[AgentActivity | Send | Withdraw]:
         kind = text_in(data, "type")
         match kind:
             case "system":
