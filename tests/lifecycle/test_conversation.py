@@ -495,8 +495,10 @@ async def test_no_first_word(tmp_path: Path) -> None:
 @pytest.mark.parametrize("by", ["program", "deadline", "policy"])
 async def test_no_word_for_an_answer(tmp_path: Path, by: str) -> None:
     """An answer that the agent cannot be told is told to nobody, and ends the task."""
-    settings = {"deadline": {"answer_deadline": 0.01}, "policy": {"allow_tools": ("Write",)}}
-    async with mute_engine("encode_answer", **settings.get(by, {})) as engine:
+    deadline = 0.01 if by == "deadline" else math.inf
+    allowed = ("Write",) if by == "policy" else ()
+    settings = {"answer_deadline": deadline, "allow_tools": allowed}
+    async with mute_engine("encode_answer", **settings) as engine:
         scene = await spawn(engine, tmp_path, "ask")
         request = await scene.next(AgentInputRequired)
         if by == "program":
