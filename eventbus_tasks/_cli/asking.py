@@ -100,7 +100,11 @@ class Asker:
             await self._news.wait()
 
     async def _put(self, request: AgentInputRequired) -> None:
-        answer = await self._read_answer(request)
+        try:
+            answer = await self._read_answer(request)
+        except (OSError, termios.error):
+            # It has been hung up: nobody answers, and the signal for that ends the task.
+            answer = Deny("Nobody is there to answer.")
         self._asking = None  # our own answer must not end the telling of it
         try:
             await self._task.answer(request, answer)

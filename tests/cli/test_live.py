@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eventbus_tasks import AgentAnswer, AgentInputRequired, Deny
+from eventbus_tasks._cli import asking
 from eventbus_tasks._cli.status import cut
 from eventbus_tasks._cli.terminal import ERASE
 
@@ -156,3 +159,30 @@ def test_cut_fits(text: str, columns: int) -> None:
     if text.isascii():
         assert len(found) <= columns
         assert (found == text) == (len(text) <= columns)
+
+
+class Told:
+    """Stands for a task and its status line: keeps the answer."""
+
+    def __init__(self) -> None:
+        self.answers: list[AgentAnswer] = []
+
+    async def answer(self, request: AgentInputRequired, answer: AgentAnswer) -> None:
+        self.answers.append(answer)
+
+    async def ask(self, question: str) -> None:
+        """Show nothing: the terminal has gone."""
+
+
+def test_a_terminal_that_was_hung_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A question at a terminal that has gone is denied, and is no failure of ebt."""
+    ours, theirs = os.openpty()
+    os.close(ours)
+    monkeypatch.setattr(asking, "_TERMINAL", theirs)
+    told: Any = Told()
+    question = AgentInputRequired(kind="permission", prompt="may it", request_id="r1")
+    try:
+        anyio.run(asking.Asker(told, told)._put, question)
+    finally:
+        os.close(theirs)
+    assert told.answers == [Deny("Nobody is there to answer.")]
