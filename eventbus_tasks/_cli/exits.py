@@ -59,6 +59,9 @@ exit status:
   141  whoever read the output has gone away (as in: ebt run -- yes | head)
 """
 
+_SESSION_TAKEN: Final = "another task works in the session"
+"""How the message of such a refusal begins: see `SessionBusyError`."""
+
 _BY_REASON: Final[Mapping[Reason, int]] = MappingProxyType(
     {
         Reason.EXITED: 0,
@@ -94,6 +97,8 @@ def code_of_outcome(task: Task, outcome: Outcome, *, stopped_by: int | None) -> 
             return code if task.agent == "command" and code else FAILED
         case Reason.SIGNALLED:
             return 128 + abs(outcome.return_code or 0)
+        case Reason.SPAWN_FAILED if _is_busy(outcome):
+            return BUSY
         case Reason.SPAWN_FAILED:
             return NOT_FOUND if _is_missing(task) else NOT_EXECUTABLE
     return _BY_REASON[outcome.reason]
@@ -113,9 +118,16 @@ def code_of_end(agent: str, outcome: Outcome) -> int:
             return outcome.return_code or FAILED if agent == "command" else FAILED
         case Reason.SIGNALLED:
             return 128 + abs(outcome.return_code or 0)
+        case Reason.SPAWN_FAILED if _is_busy(outcome):
+            return BUSY
         case Reason.SPAWN_FAILED:
             return NOT_FOUND if "there is no program" in outcome.message else NOT_EXECUTABLE
     return _BY_REASON[outcome.reason]
+
+
+def _is_busy(outcome: Outcome) -> bool:
+    """Whether a task found its session taken when its turn came: later it may not be."""
+    return outcome.message.startswith(_SESSION_TAKEN)
 
 
 def _is_missing(task: Task) -> bool:

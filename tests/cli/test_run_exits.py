@@ -14,12 +14,26 @@ import pytest
 from eventbus_tasks import (
     EventbusTasksError,
     InvalidRequestError,
+    Outcome,
     ProjectBusyError,
     Reason,
     ResourceError,
     SessionBusyError,
 )
 from eventbus_tasks._cli import exits
+
+CLERK = """
+from eventbus_tasks import Command, hookimpl
+
+@hookimpl
+def ebt_register_agents(register):
+    register("clerk", "always works in the same session")
+
+@hookimpl
+def ebt_build_command(task):
+    if task.agent == "clerk":
+        return Command(argv=("sh", "-c", task.prompt), session_id="s-1")
+"""
 
 BACKENDS = pytest.mark.parametrize("backend", ["asyncio", "trio"])
 
@@ -243,3 +257,15 @@ def test_queue_and_share(ebt: Any, project: Path) -> None:
 def test_what_can_succeed_later(refusal: EventbusTasksError, code: int) -> None:
     """A script that tries again on 75 does so for every refusal that may be another one later."""
     assert exits.code_of_error(refusal) == code
+
+
+def test_a_session_that_is_taken_when_its_turn_comes(ebt: Any, make_plugin: Any) -> None:
+    """A task that finds its session taken is no program that cannot be found: try later."""
+    environ = make_plugin("clerk", CLERK)
+    holder = ebt("run", "-a", "clerk", "echo up; exec sleep 1000", environ=environ)
+    holder.read_until(b"up\n")
+    code, errors = ebt("run", "--share", "-a", "clerk", "echo never", environ=environ).wait()
+    assert (code, "another task works in the session 's-1'" in errors) == (exits.BUSY, True)
+    message = str(SessionBusyError("clerk", "s-1", {}))
+    ended = Outcome(reason=Reason.SPAWN_FAILED, message=message)
+    assert exits.code_of_end("clerk", ended) == exits.BUSY  # as a detached one is told of
