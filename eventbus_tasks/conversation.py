@@ -103,7 +103,8 @@ class ConversationInterpreter(OutputInterpreter, Protocol):
     `Task.answer` and `Task.interrupt`. All methods are called on the engine's loop, never two at
     the same time, and never wait. What they return is written in the order of the calls, together
     with what `interpret` has returned as `Send`; it may be empty, where the agent can only be told
-    later (by a `Send`).
+    later (by a `Send`). Once the task is being stopped no turn begins any more: what `interpret`
+    returns as `Send` after the result of the turn at hand is dropped.
 
     What `interpret` is given again when a new host takes the task over was answered long ago: then
     its `Send` objects are passed over, and none of the other methods is called.
@@ -114,6 +115,9 @@ class ConversationInterpreter(OutputInterpreter, Protocol):
 
         Called once, when the program was started. A `Send` may also say how long the agent has
         for its first line.
+
+        Raises:
+            Exception: The agent would wait for ever: the task is ended as ``plugin_error``.
         """
 
     def encode_prompt(self, text: str) -> bytes:
@@ -129,6 +133,11 @@ class ConversationInterpreter(OutputInterpreter, Protocol):
         Args:
             request: One that `interpret` has returned.
             answer: An `Allow` or `Deny` for a permission, an `Answer` or `Deny` for a question.
+
+        Raises:
+            Exception: The agent cannot be told, and would wait for ever: the task is ended as
+                ``plugin_error``, and the request was answered by nobody. Goes to whoever has
+                called `Task.answer`.
         """
 
     def encode_interrupt(self) -> bytes:
