@@ -157,7 +157,11 @@ class Dialogue:
         if not self._ended:
             interpreter, item = self._interpreter, Send(close=True)
             if isinstance(interpreter, ClosingInterpreter):
-                item = interpreter.encode_close()
+                try:
+                    item = interpreter.encode_close()
+                except BaseException as error:
+                    self._abandon(error)
+                    raise
             await self._send(item).done.wait()
 
     async def interrupt(self) -> None:

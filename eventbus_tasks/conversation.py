@@ -159,4 +159,9 @@ class ClosingInterpreter(ConversationInterpreter, Protocol):
     """
 
     def encode_close(self) -> Send:
-        """Return what lets the agent end: now (``close=True``), or later by a `Send`."""
+        """Return what lets the agent end: now (``close=True``), or later by a `Send`.
+
+        Raises:
+            Exception: The agent would stay for ever: the task is ended as ``plugin_error``. Goes to
+                whoever has called `Task.close_input`.
+        """

@@ -476,6 +476,11 @@ class Mute(Interpreter):
             raise RuntimeError("no word for it")
         return super().encode_answer(request, answer)
 
+    def encode_close(self) -> Send:
+        if self._fails == "encode_close":
+            raise RuntimeError("no last word")
+        return Send(close=True)
+
 
 def mute_engine(fails: str, **settings: Any) -> TaskEngine:
     """Return an engine whose agent is driven by an interpreter that fails so."""
@@ -487,9 +492,19 @@ async def test_no_first_word(tmp_path: Path) -> None:
     """An agent that got no prompt, since its interpreter has failed, does not wait for ever."""
     async with mute_engine("begin") as engine:
         scene = await spawn(engine, tmp_path, "wait")
-        with anyio.fail_after(GUARD):
-            outcome = await scene.task.wait()
+        outcome = (await scene.next(TaskEnded)).outcome
     assert (outcome.reason, "no first word" in outcome.message) == (Reason.PLUGIN_ERROR, True)
+
+
+async def test_no_last_word(tmp_path: Path) -> None:
+    """An agent that cannot be told that nothing follows does not stay for ever."""
+    async with mute_engine("encode_close") as engine:
+        scene = await spawn(engine, tmp_path, "wait")
+        await scene.next(AgentMessage)
+        with pytest.raises(RuntimeError, match="no last word"):
+            await scene.task.close_input()
+        outcome = (await scene.next(TaskEnded)).outcome
+    assert (outcome.reason, "no last word" in outcome.message) == (Reason.PLUGIN_ERROR, True)
 
 
 @pytest.mark.parametrize("by", ["program", "deadline", "policy"])
