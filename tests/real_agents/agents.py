@@ -15,6 +15,7 @@ import pytest
 
 from eventbus_tasks import Task, TaskEngine
 from eventbus_tasks.testing.agents import (
+    CLAUDE,
     CLAUDE_ACP,
     CODEX,
     CODEX_ACP,
@@ -84,6 +85,13 @@ AGENTS: Final = {
     "opencode-acp": Agent(cli=OPENCODE, plugin="acp", shell="execute"),
 }
 
+# Claude has tests of its own for all that these agents share.
+CLAUDE_CODE: Final = Agent(cli=CLAUDE, rights={"allowed_tools": ["Bash", "Write"]}, shell="Bash")
+
+
+def _known(name: str) -> Agent:
+    return CLAUDE_CODE if name == "claude" else AGENTS[name]
+
 
 @dataclass
 class AgentStage(Stage):
@@ -98,7 +106,7 @@ class AgentStage(Stage):
     @property
     def agent(self) -> Agent:
         """What is known about it."""
-        return AGENTS[self.name]
+        return _known(self.name)
 
     async def spawn(
         self, engine: TaskEngine, prompt: str, *, project: str = "project", **request: Any
@@ -117,7 +125,7 @@ def open_stage(
     """Make this process's environment one in which an agent knows nobody but our model."""
     if INSTALLED is None:
         pytest.skip("drives the real agents: tox run -e real-agents")
-    agent = AGENTS[name]
+    agent = _known(name)
     plugin = agent.plugin or name
     if plugin not in {entry.name for entry in metadata.entry_points(group="eventbus_tasks")}:
         pytest.skip(f"needs the plugin {plugin} installed")
