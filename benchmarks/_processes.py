@@ -7,8 +7,13 @@ from pathlib import Path
 
 def children(pid: int) -> list[int]:
     """Return the numbers of the direct children of all threads of a process."""
-    threads = Path(f"/proc/{pid}/task").iterdir()
-    return [int(word) for thread in threads for word in (thread / "children").read_text().split()]
+    threads = Path(f"/proc/{pid}/task")
+    while True:
+        try:
+            lists = [(thread / "children").read_text() for thread in threads.iterdir()]
+        except FileNotFoundError:
+            continue  # a thread has ended meanwhile, and another one has its children now
+        return [int(word) for words in lists for word in words.split()]
 
 
 def memory_of(pid: int) -> int:

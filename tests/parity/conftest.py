@@ -72,8 +72,6 @@ class Eyes:
 
     def belongings(self) -> dict[str, set[str]]:
         """Return the children, descriptors and engine threads that this process has now."""
-        tasks = Path("/proc/self/task")
-        children = {pid for t in tasks.iterdir() for pid in (t / "children").read_text().split()}
         descriptors = set()
         for number in os.listdir("/proc/self/fd"):
             try:
@@ -81,7 +79,16 @@ class Eyes:
             except OSError:  # the one that lists the directory
                 continue
         threads = {t.name for t in threading.enumerate() if t.name.startswith("eventbus-tasks")}
-        return {"children": children, "descriptors": descriptors, "threads": threads}
+        return {"children": _children(), "descriptors": descriptors, "threads": threads}
+
+
+def _children() -> set[str]:
+    threads = Path("/proc/self/task")
+    while True:
+        try:
+            return {pid for t in threads.iterdir() for pid in (t / "children").read_text().split()}
+        except FileNotFoundError:
+            continue  # a thread has ended meanwhile, and another one has its children now
 
 
 @pytest.fixture
