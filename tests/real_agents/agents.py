@@ -19,6 +19,7 @@ from eventbus_tasks.testing.agents import (
     CLAUDE_ACP,
     CODEX,
     CODEX_ACP,
+    COPILOT,
     GEMINI,
     OPENCODE,
     CliPackage,
@@ -40,6 +41,7 @@ class Agent:
     Attributes:
         cli: Its program.
         plugin: The plugin that drives it; its own name by default.
+        known_as: What it is called there, if not by its key here.
         rights: Options with which it may do everything.
         shell: What its shell tool is called in events.
         knows_status: It tells the exit status of a command.
@@ -49,6 +51,7 @@ class Agent:
 
     cli: CliPackage
     plugin: str = ""
+    known_as: str = ""
     rights: Mapping[str, Any] = field(default_factory=dict)
     shell: str
     knows_status: bool = True
@@ -85,12 +88,21 @@ AGENTS: Final = {
     "opencode-acp": Agent(cli=OPENCODE, plugin="acp", shell="execute"),
 }
 
-# Claude has tests of its own for all that these agents share.
-CLAUDE_CODE: Final = Agent(cli=CLAUDE, rights={"allowed_tools": ["Bash", "Write"]}, shell="Bash")
+# Those that are not in every test: Claude has its own, and nothing of Copilot is known to a plugin.
+OTHERS: Final = {
+    "claude": Agent(cli=CLAUDE, rights={"allowed_tools": ["Bash", "Write"]}, shell="Bash"),
+    "copilot": Agent(
+        cli=COPILOT,
+        plugin="acp",
+        known_as="acp",
+        rights={"command": ["copilot", "--acp", "--allow-all-tools"]},
+        shell="execute",
+    ),
+}
 
 
 def _known(name: str) -> Agent:
-    return CLAUDE_CODE if name == "claude" else AGENTS[name]
+    return {**AGENTS, **OTHERS}[name]
 
 
 @dataclass
@@ -114,7 +126,12 @@ class AgentStage(Stage):
         """Start a task for the agent, which may do everything, unless the request has options."""
         options = {**self.agent.rights, **request.pop("options", {})}
         return await engine.spawn_task(
-            "work", prompt, self.project(project), agent=self.name, options=options, **request
+            "work",
+            prompt,
+            self.project(project),
+            agent=self.agent.known_as or self.name,
+            options=options,
+            **request,
         )
 
 

@@ -37,7 +37,7 @@ IGNORED_AFTER: Final = 8.0
 """Seconds after which an agent that has not ended will not: then it is cancelled."""
 
 
-@pytest.fixture(params=["claude", "codex", "gemini", "opencode"])
+@pytest.fixture(params=["claude", "codex", "gemini", "opencode", "copilot"])
 def stage(
     request: pytest.FixtureRequest,
     api: FakeModelAPI,

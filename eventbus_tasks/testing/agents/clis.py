@@ -19,6 +19,7 @@ __all__ = [
     "CLIS",
     "CODEX",
     "CODEX_ACP",
+    "COPILOT",
     "GEMINI",
     "OPENCODE",
     "CliPackage",
@@ -48,11 +49,12 @@ CLAUDE_ACP: Final = CliPackage(
 )
 CODEX: Final = CliPackage(program="codex", package="@openai/codex")
 CODEX_ACP: Final = CliPackage(program="codex-acp", package="@agentclientprotocol/codex-acp")
+COPILOT: Final = CliPackage(program="copilot", package="@github/copilot")
 GEMINI: Final = CliPackage(program="gemini", package="@google/gemini-cli")
 OPENCODE: Final = CliPackage(program="opencode", package="opencode-ai")
 
 CLIS: Final[Mapping[str, CliPackage]] = MappingProxyType(
-    {cli.program: cli for cli in (CLAUDE, CLAUDE_ACP, CODEX, CODEX_ACP, GEMINI, OPENCODE)}
+    {cli.program: cli for cli in (CLAUDE, CLAUDE_ACP, CODEX, CODEX_ACP, COPILOT, GEMINI, OPENCODE)}
 )
 """Every agent that is known here, by its program."""
 
@@ -109,6 +111,7 @@ _THEIRS: Final = (
     "AZURE_",
     "CLAUDE",
     "CODEX_",
+    "COPILOT_",
     "GEMINI_",
     "GOOGLE_",
     "OPENAI_",
@@ -166,6 +169,7 @@ def isolated_environment(
         **{name: str(path) for name, path in folders.items()},
         **_claude(home / "home", url, key),
         **_codex(home / "home", url, key),
+        **_copilot(url, key),
         **_gemini(home / "home", url, key),
         **_opencode(url, key),
     }
@@ -190,6 +194,15 @@ def _codex(home: Path, url: str, key: str) -> dict[str, str]:
     config = _CODEX_CONFIG.format(url=url, key='env_key = "FAKE_API_KEY"\n' if key else "")
     (folder / "config.toml").write_text(config)
     return {"CODEX_HOME": str(folder), **({"FAKE_API_KEY": key} if key else {})}
+
+
+def _copilot(url: str, key: str) -> dict[str, str]:
+    return {
+        "COPILOT_OFFLINE": "true",
+        "COPILOT_MODEL": "fake",
+        "COPILOT_PROVIDER_BASE_URL": f"{url}/v1",
+        **({"COPILOT_PROVIDER_API_KEY": key} if key else {}),
+    }
 
 
 def _gemini(home: Path, url: str, key: str) -> dict[str, str]:
