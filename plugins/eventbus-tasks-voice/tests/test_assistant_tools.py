@@ -87,7 +87,9 @@ async def test_the_same_work_twice_is_not_a_conflict(tmp_path: Path) -> None:
 async def test_a_project_that_another_program_works_in(tmp_path: Path) -> None:
     """A task of another engine in the project is named, and not offered for cancelling."""
     async with a_scene(tmp_path) as scene, TaskEngine(load_installed=False) as stranger:
-        await stranger.spawn_task("nightly build", argv=["cat"], project_dir=tmp_path / "shop")
+        await stranger.spawn_task(
+            "nightly build", argv=["sleep", "1000"], project_dir=tmp_path / "shop"
+        )
         answer = await scene.tools.spawn_task({"name": "x", "prompt": "y", "project": "shop"})
         assert answer["error"] == (
             "Nightly build of another program is working in shop. Try again later."
