@@ -12,10 +12,10 @@ from eventbus_tasks._process.family import read_process
 from eventbus_tasks._process.marker import MARK, sweep_marked
 
 
-def start(uid: str | None, *, script: str = "exec sleep 600") -> subprocess.Popen[bytes]:
+def start(uid: str | None) -> subprocess.Popen[bytes]:
     """Start a process of its own session that carries the mark of a task, or none."""
     env = {"PATH": os.defpath} | ({} if uid is None else {MARK: uid})
-    return subprocess.Popen(["sh", "-c", script], env=env, start_new_session=True)
+    return subprocess.Popen(["sleep", "600"], env=env, start_new_session=True)
 
 
 def test_marked_processes_end() -> None:
