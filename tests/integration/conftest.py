@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from eventbus_tasks import RunningTask, find_running_tasks
+
 PATIENCE: Final = 40.0
 """Seconds until something that does not come is given up: a guard against a hang."""
 
@@ -26,6 +28,19 @@ def until(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < limit, "it did not become true"
         time.sleep(0.005)
+
+
+def detached_task() -> RunningTask:
+    """Return the only running task, once its guardian knows that the host is dead."""
+    until(lambda: all(task.is_detached for task in find_running_tasks()))
+    (task,) = find_running_tasks()
+    return task
+
+
+def end_what_runs() -> None:
+    """End what a failed test has left running."""
+    for task in find_running_tasks():
+        task.cancel(now=True, timeout=PATIENCE)
 
 
 def assert_whole(output: bytes, written: int) -> None:

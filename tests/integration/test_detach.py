@@ -17,7 +17,7 @@ import pytest
 
 from eventbus_tasks import RunningTask, find_running_tasks
 
-from .conftest import PATIENCE, WRITER, assert_whole, until
+from .conftest import PATIENCE, WRITER, assert_whole, detached_task, end_what_runs, until
 from .test_cli_with_plugins import FAKE_CLAUDE
 
 NEEDED: Final = {"claude", "disk"}
@@ -65,9 +65,7 @@ class Scene:
     def lose_host(self, started: dict[str, Any]) -> RunningTask:
         """Kill the host of a task, and return the task once its guardian knows."""
         os.kill(started["host_pid"], signal.SIGKILL)
-        until(lambda: all(task.is_detached for task in find_running_tasks()))
-        (task,) = find_running_tasks()
-        return task
+        return detached_task()
 
     def show(self) -> dict[str, Any]:
         """Return what is known about the task."""
@@ -83,8 +81,7 @@ class Scene:
 def scene(tmp_path: Path) -> Iterator[Scene]:
     """Return a scene; what a failed test has left of it is ended."""
     yield Scene(tmp_path)
-    for task in find_running_tasks():
-        task.cancel(now=True, timeout=PATIENCE)
+    end_what_runs()
 
 
 @pytest.fixture

@@ -19,7 +19,6 @@ from eventbus_tasks import (
     InputClosedError,
     OutputReceived,
     ReattachError,
-    RunningTask,
     TaskCancelled,
     TaskEnded,
     TaskEngine,
@@ -28,7 +27,7 @@ from eventbus_tasks import (
     find_running_tasks,
 )
 
-from .conftest import PATIENCE, WRITER, assert_whole, until
+from .conftest import PATIENCE, WRITER, assert_whole, detached_task, end_what_runs, until
 
 HOST: Final = """
 import json, sys, anyio
@@ -81,12 +80,6 @@ class Scene:
             assert host.stdout.readline() == b"ready\n"
             host.send_signal(signal.SIGKILL)
 
-    def detached(self) -> RunningTask:
-        """Return the task, once its guardian knows that the host is dead."""
-        until(lambda: all(task.is_detached for task in find_running_tasks()))
-        (task,) = find_running_tasks()
-        return task
-
     def journal(self) -> list[dict[str, Any]]:
         """Return the journal of the task."""
         (path,) = (self.project / ".claude-tasks").glob("*.events.jsonl")
@@ -97,8 +90,7 @@ class Scene:
 def scene(tmp_path: Path) -> Iterator[Scene]:
     """Return a scene; what a failed test has left of it is ended."""
     yield Scene(tmp_path)
-    for task in find_running_tasks():
-        task.cancel(now=True, timeout=PATIENCE)
+    end_what_runs()
 
 
 @pytest.fixture
@@ -140,7 +132,7 @@ class Listener:
 def test_from_another_terminal(scene: Scene, backend: str) -> None:
     """After SIGKILL of the host: another process lists, follows whole, and cancels its task."""
     scene.lose_host(backend)
-    scene.detached()
+    detached_task()
     (listed,) = json.loads(ebt("ls", "--json").communicate(timeout=PATIENCE)[0])
     assert (listed["name"], listed["status"]) == ("writer", "detached")
     with ebt("logs", "-f", "--raw", "writer") as logs:
@@ -159,7 +151,7 @@ def test_from_another_terminal(scene: Scene, backend: str) -> None:
 async def test_new_host_with_journal(scene: Scene, anyio_backend: tuple[str, Any]) -> None:
     """A new host gets every byte, goes on in the journal without a gap, and tells the one end."""
     await anyio.to_thread.run_sync(scene.lose_host, anyio_backend[0])
-    scene.detached()
+    detached_task()
     async with TaskEngine() as engine:
         heard = Listener(engine)
         (found,) = await engine.detached_tasks()
@@ -202,7 +194,7 @@ async def test_new_host_with_journal(scene: Scene, anyio_backend: tuple[str, Any
 async def test_new_host_without_anything(scene: Scene, anyio_backend: tuple[str, Any]) -> None:
     """Without a plugin for it, the new host tells the whole story from its beginning."""
     await anyio.to_thread.run_sync(scene.lose_host, anyio_backend[0])
-    scene.detached()
+    detached_task()
     async with TaskEngine() as engine:
         heard = Listener(engine)
         other = await engine.spawn_task("other", "", scene.project.parent, argv=["true"])
@@ -222,7 +214,7 @@ async def test_new_host_without_anything(scene: Scene, anyio_backend: tuple[str,
 async def test_from_an_offset(scene: Scene) -> None:
     """Delivery begins at the offset that is asked for; the journal is whole all the same."""
     await anyio.to_thread.run_sync(scene.lose_host)
-    scene.detached()
+    detached_task()
     async with TaskEngine() as engine:
         heard = Listener(engine)
         task = await engine.reattach((await engine.detached_tasks())[0], offset=300)
@@ -250,7 +242,7 @@ async def test_at_a_terminal(scene: Scene) -> None:
     await anyio.to_thread.run_sync(
         lambda: scene.lose_host(argv=argv, bytes=4, pty_size=[80, 24], stdin="open")
     )
-    found = await anyio.to_thread.run_sync(scene.detached)
+    found = await anyio.to_thread.run_sync(detached_task)
     async with TaskEngine() as engine:
         with engine.subscribe(OutputReceived) as stream, anyio.fail_after(PATIENCE):
             task = await engine.reattach(found)
@@ -270,7 +262,7 @@ async def test_at_a_terminal(scene: Scene) -> None:
 async def test_exactly_one_new_host(scene: Scene) -> None:
     """Of engines that want the same task at the same time, one gets it; the others are told."""
     await anyio.to_thread.run_sync(scene.lose_host)
-    uid = scene.detached().ref.uid
+    uid = detached_task().ref.uid
     results: list[object] = []
 
     async def attach(engine: TaskEngine) -> None:
@@ -295,9 +287,9 @@ async def test_exactly_one_new_host(scene: Scene) -> None:
 async def test_host_after_host(scene: Scene) -> None:
     """The second host may die as well: the third one finds a journal without gap or double."""
     await anyio.to_thread.run_sync(scene.lose_host)
-    uid = scene.detached().ref.uid
+    uid = detached_task().ref.uid
     await anyio.to_thread.run_sync(lambda: scene.lose_host("trio", uid=uid, bytes=2000))
-    scene.detached()
+    detached_task()
     async with TaskEngine() as engine:
         task = await engine.reattach(uid)
         await task.cancel()
@@ -314,7 +306,7 @@ async def test_host_after_host(scene: Scene) -> None:
 async def test_guardian_is_killed_under_a_new_host(scene: Scene) -> None:
     """What the guardian had not read when it was killed is in the log all the same."""
     await anyio.to_thread.run_sync(scene.lose_host)
-    guardian = scene.detached().guardian_pid
+    guardian = detached_task().guardian_pid
     assert guardian is not None
     async with TaskEngine() as engine:
         heard = Listener(engine)
@@ -337,7 +329,7 @@ def test_guardian_of_a_detached_task_is_killed(
     """Its warden outlives the host, and sweeps the family; neither lock nor socket stays."""
     request.getfixturevalue(kept)
     scene.lose_host()
-    task = scene.detached()
+    task = detached_task()
     guardian = task.guardian_pid
     assert guardian is not None
     outcome = task.wait(PATIENCE, watching=lambda: os.kill(guardian, signal.SIGKILL))

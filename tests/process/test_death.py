@@ -180,7 +180,7 @@ while not os.path.exists("go"): time.sleep(0.002)
 for i in range(int(sys.argv[1])): os.write(1, b"%d" % (i % 10) * 1000)
 os.write(2, b"separate")
 open("written", "w").close()
-time.sleep(600)
+signal.pause()
 """
 
 

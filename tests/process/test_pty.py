@@ -204,6 +204,7 @@ async def test_ctrl_c_is_for_the_program(host: Host) -> None:
 
 async def test_a_terminal_that_is_closed_for_a_moment(host: Host) -> None:
     """A program that closes its streams and opens its terminal again is heard to its end."""
+    # The pause is the case itself: time in which nobody but the guardian has the terminal open.
     code = """
 import os, time
 os.write(1, b"before\\n")

@@ -138,10 +138,7 @@ def ebt() -> Callable[..., int]:
     return run
 
 
-@pytest.fixture
-def ebt_process(environment: dict[str, str]) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Runs a command in a process of its own."""
-    code = """
+_COMMANDS = """
 import argparse, sys, eventbus_tasks_disk
 parser = argparse.ArgumentParser()
 commands = parser.add_subparsers()
@@ -153,13 +150,18 @@ try:
 except KeyboardInterrupt:
     sys.exit(130)
 """
+
+
+@pytest.fixture
+def ebt_process(environment: dict[str, str]) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Runs a command in a process of its own."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def run(*words: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-c", code, *words]
-        process = subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
+    def run(*words: str, merged: bool = False) -> subprocess.Popen[bytes]:
+        """Start it; `merged` as at a terminal, where both streams are one."""
+        stderr = subprocess.STDOUT if merged else subprocess.PIPE
+        command = [sys.executable, "-c", _COMMANDS, *words]
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=stderr)
         started.append(process)
         return process
 

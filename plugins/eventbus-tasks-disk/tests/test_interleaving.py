@@ -23,6 +23,7 @@ from eventbus_tasks import Command, Task, TaskEngine, hookimpl
 pytestmark = pytest.mark.anyio
 
 Ebt = Callable[..., int]
+EbtProcess = Callable[..., subprocess.Popen[bytes]]
 
 PATIENCE = 60
 """Seconds that another process may take: a guard against a hang."""
@@ -31,16 +32,6 @@ PROGRAM = """
 import os, sys
 for line in sys.stdin:
     os.write(2 if line.startswith("e") else 1, line.encode())
-"""
-
-SHOW = """
-import argparse, sys, eventbus_tasks_disk
-parser = argparse.ArgumentParser()
-commands = parser.add_subparsers()
-eventbus_tasks_disk.ebt_register_commands(
-    lambda name, help, configure: configure(commands.add_parser(name)))
-arguments = parser.parse_args()
-sys.exit(arguments.run(arguments))
 """
 
 
@@ -85,31 +76,17 @@ async def story(
         yield Story(task)
 
 
-def shown(environment: dict[str, str], *words: str) -> list[str]:
-    """Return what ``ebt logs`` shows at a terminal, where both streams are one."""
-    command = [sys.executable, "-c", SHOW, "logs", "1", *words]
-    done = subprocess.run(
-        command,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=PATIENCE,
-        check=True,
-    )
-    return done.stdout.decode().splitlines()
-
-
-def follow(environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    """Start to follow what a terminal would show."""
-    command = [sys.executable, "-c", SHOW, "logs", "1", "-f"]
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+def shown(ebt_process: EbtProcess, *words: str) -> list[str]:
+    """Return what ``ebt logs`` shows at a terminal."""
+    process = ebt_process("logs", "1", *words, merged=True)
+    output = process.communicate(timeout=PATIENCE)[0]
+    assert process.returncode == 0, output
+    return output.decode().splitlines()
 
 
 async def test_in_the_order_of_arrival(
     story: Story,
-    environment: dict[str, str],
+    ebt_process: EbtProcess,
     ebt: Ebt,
     project: Path,
     capfdbinary: pytest.CaptureFixture[bytes],
@@ -121,19 +98,19 @@ async def test_in_the_order_of_arrival(
     await story.task.wait()
 
     def look() -> None:
-        assert shown(environment) == LINES
-        assert shown(environment, "--raw") == LINES
-        assert shown(environment, "-n", "3") == LINES[-3:]
-        assert shown(environment, "-n", "0") == []
-        assert shown(environment, "--stderr", "-n", "2") == ["e3", "e4"]
-        stamped = shown(environment, "--timestamps")
+        assert shown(ebt_process) == LINES
+        assert shown(ebt_process, "--raw") == LINES
+        assert shown(ebt_process, "-n", "3") == LINES[-3:]
+        assert shown(ebt_process, "-n", "0") == []
+        assert shown(ebt_process, "--stderr", "-n", "2") == ["e3", "e4"]
+        stamped = shown(ebt_process, "--timestamps")
         assert [line.split("  ", 1)[1] for line in stamped] == LINES
         times = [datetime.fromisoformat(line.split("  ", 1)[0]) for line in stamped]
         assert times == sorted(times)
         # They are shown in milliseconds, cut off.
         assert (began - times[0]).total_seconds() < 0.001
         assert times[-1] <= datetime.now(UTC)
-        stamped = shown(environment, "-t", "--stdout", "-n", "1")
+        stamped = shown(ebt_process, "-t", "--stdout", "-n", "1")
         assert [line.split("  ", 1)[1] for line in stamped] == ["o4"]
         assert ebt("logs", "1") == 0
         out, error = capfdbinary.readouterr()
@@ -176,46 +153,46 @@ async def test_in_the_readable_file(story: Story, project: Path) -> None:
         assert ("## Standard error\n\n```text\ne1\n" in body) is not kept
 
 
-async def test_followed(story: Story, environment: dict[str, str]) -> None:
+async def test_followed(story: Story, ebt_process: EbtProcess) -> None:
     """What is followed comes in its order while it is written, unfinished lines at the end."""
     await story.write(*LINES[:3])
-    with follow(environment) as follower:
-        assert follower.stdout is not None
-        read = follower.stdout.readline
-        for line in LINES[:3]:
-            assert await anyio.to_thread.run_sync(read) == f"{line}\n".encode()
-        await story.write(*LINES[3:])
-        for line in LINES[3:]:
-            assert await anyio.to_thread.run_sync(read) == f"{line}\n".encode()
-        await story.task.close_input()
-        await story.task.wait()
-        assert await anyio.to_thread.run_sync(follower.stdout.read) == b""
-        assert follower.wait(PATIENCE) == 0
+    follower = ebt_process("logs", "1", "-f", merged=True)
+    assert follower.stdout is not None
+    read = follower.stdout.readline
+    for line in LINES[:3]:
+        assert await anyio.to_thread.run_sync(read) == f"{line}\n".encode()
+    await story.write(*LINES[3:])
+    for line in LINES[3:]:
+        assert await anyio.to_thread.run_sync(read) == f"{line}\n".encode()
+    await story.task.close_input()
+    await story.task.wait()
+    assert await anyio.to_thread.run_sync(follower.stdout.read) == b""
+    assert follower.wait(PATIENCE) == 0
 
 
-async def test_a_damaged_index(story: Story, environment: dict[str, str], project: Path) -> None:
+async def test_a_damaged_index(story: Story, ebt_process: EbtProcess, project: Path) -> None:
     """Without the index standard output is shown; with a part of it, everything once."""
     await story.write(*LINES)
     await story.task.close_input()
     await story.task.wait()
     index = project / ".claude-tasks" / "task-1.arrivals.idx"
     os.truncate(index, 16 * 4 + 7)
-    lines = await anyio.to_thread.run_sync(shown, environment)
+    lines = await anyio.to_thread.run_sync(shown, ebt_process)
     assert lines == [*LINES[:4], "o3", "o4", "e3", "e4"]
     index.unlink()
-    lines = await anyio.to_thread.run_sync(shown, environment)
+    lines = await anyio.to_thread.run_sync(shown, ebt_process)
     assert lines == [line for line in LINES if line[0] == "o"]
 
 
 async def test_merged_streams_have_times(
-    make_engine: Callable[..., TaskEngine], environment: dict[str, str], project: Path
+    make_engine: Callable[..., TaskEngine], ebt_process: EbtProcess, project: Path
 ) -> None:
     """A plain command has times for its lines too, the last one without a line ending as well."""
     async with make_engine() as engine:
         argv = ["sh", "-c", "echo one; echo two >&2; printf three"]
         task = await engine.spawn_task("one", argv=argv, project_dir=project)
         await task.wait()
-    lines = await anyio.to_thread.run_sync(shown, environment, "--timestamps")
+    lines = await anyio.to_thread.run_sync(shown, ebt_process, "--timestamps")
     assert [line.split()[-1] for line in lines] == ["one", "two", "three"]
     assert all(datetime.fromisoformat(line.split("  ")[0]).tzinfo for line in lines[:2])
 
