@@ -455,7 +455,7 @@ class TaskRun:
         self._orphaned = self._warden_lost
         if self._warden_lost and not self._heard:
             # The warden died with our request in its hands; or a guardian that had not said a word.
-            problem = "the warden died before it had started anything"
+            problem = "warden and guardian have died before either told of a start"
             self._facts = replace(self._facts, spawn_error=problem)
         else:
             self._facts = replace(self._facts, guardian_lost=True)

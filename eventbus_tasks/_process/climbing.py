@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import os
 import time
@@ -36,7 +37,7 @@ class _Shared:
         self._lock.__exit__(None, None, None)
 
 
-class Climber:
+class Climber(abc.ABC):
     """The part of a guardian that ends its task.
 
     It shares a slot with the warden, which climbs when the guardian cannot: whatever changes about
@@ -69,14 +70,17 @@ class Climber:
 
     # What the guardian does besides.
 
+    @abc.abstractmethod
     def _capture(self, now: float) -> bool:
-        raise NotImplementedError
+        """Take what the task has written."""
 
+    @abc.abstractmethod
     def _end(self, *, survivors: list[Process] | None = None, unkillable: bool = False) -> None:
-        raise NotImplementedError
+        """Make everything durable and say the last word."""
 
+    @abc.abstractmethod
     def _send(self, message: wire.Message) -> None:
-        raise NotImplementedError
+        """Tell the host, and whoever comes later."""
 
     # -- limits --------------------------------------------------------------------------------
 

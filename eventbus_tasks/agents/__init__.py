@@ -5,7 +5,7 @@
 - `agent_command`; `find_program`, `child_environment`, `prompt_bytes`: what a command is made of.
 - `count_in`, `list_in`, `object_in`, `price_in`, `text_in`: values of foreign JSON, where a wrong
   type is an absent value; `one_line`, `input_summary`: text that is safe and short.
-- `check_program`, `KnownBug`, `AgentHealth`: the answer to ``ebt_check_agent``.
+- `check_program`, `started_program`, `KnownBug`, `AgentHealth`: the answer to ``ebt_check_agent``.
 - `Totals`: differences from counters that an agent only tells as totals.
 
 Nothing here knows a certain agent. `eventbus_tasks.testing` has the contracts for such plugins.
@@ -19,7 +19,13 @@ from eventbus_tasks.agents.building import (
     find_program,
     prompt_bytes,
 )
-from eventbus_tasks.agents.health import AgentHealth, KnownBug, check_program, parse_version
+from eventbus_tasks.agents.health import (
+    AgentHealth,
+    KnownBug,
+    check_program,
+    parse_version,
+    started_program,
+)
 from eventbus_tasks.agents.interpreting import JsonLinesInterpreter, unknown_event
 from eventbus_tasks.agents.options import AgentOptions
 from eventbus_tasks.agents.reading import (
@@ -53,6 +59,7 @@ __all__ = [
     "parse_version",
     "price_in",
     "prompt_bytes",
+    "started_program",
     "text_in",
     "unknown_event",
 ]

@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +16,7 @@ from eventbus_tasks.agents.building import find_program
 from eventbus_tasks.errors import InvalidRequestError
 from eventbus_tasks.lines import decode_line
 
-__all__ = ["AgentHealth", "KnownBug", "check_program", "parse_version"]
+__all__ = ["AgentHealth", "KnownBug", "check_program", "parse_version", "started_program"]
 
 _PATIENCE: Final = 20.0
 """Seconds for a program to say its version: node on a loaded machine takes up to ten."""
@@ -97,11 +97,13 @@ def check_program(
     variables: Sequence[str] = (),
     files: Sequence[Path] = (),
     environment: Mapping[str, str] | None = None,
+    ask: Callable[[str, Mapping[str, str]], tuple[str, str]] | None = None,
 ) -> AgentHealth:
     """Look for an agent's program, ask for its version, and look for a login.
 
-    Runs ``PROGRAM --version``, and blocks until it has answered, at most 20 s; never asks a model,
-    and reads no secret: a variable that is set, or a file that is there and not empty, counts.
+    Runs ``PROGRAM --version``, unless there is another way to `ask`, and blocks until it has
+    answered, at most 20 s; never asks a model, and reads no secret: a variable that is set, or a
+    file that is there and not empty, counts.
 
     Args:
         agent: The agent.
@@ -111,6 +113,8 @@ def check_program(
         variables: Names of variables that hold a key.
         files: Files with a login.
         environment: Where to look for variables; ``os.environ`` by default.
+        ask: Gets the program and the environment; returns its version, and why it cannot be used,
+            each of them ``""`` if there is none. May raise the `OSError` of `started_program`.
     """
     environ = os.environ if environment is None else environment
     try:
@@ -119,7 +123,10 @@ def check_program(
         return AgentHealth(agent=agent, problems=(str(error),))
     if not os.access(program, os.X_OK) or not os.path.isabs(program):
         return AgentHealth(agent=agent, problems=(f"there is no {program} in PATH",))
-    version, problem = _ask_version(program, environ)
+    try:
+        version, problem = (ask or _ask_version)(program, environ)
+    except OSError as error:
+        version, problem = "", f"{program} cannot be run: {error.strerror}"
     login = _login(variables, files, environ)
     return AgentHealth(
         agent=agent,
@@ -138,30 +145,49 @@ def parse_version(text: str) -> tuple[int, int, int] | None:
     return None if found is None else (int(found[1]), int(found[2]), int(found[3] or 0))
 
 
-def _ask_version(program: str, environ: Mapping[str, str]) -> tuple[str, str]:
-    """Return the version, and why there is none."""
+@contextlib.contextmanager
+def started_program(
+    argv: Sequence[str], environ: Mapping[str, str], *, stdin: int = subprocess.DEVNULL
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a program whose standard output is read; at the end of the context it is killed.
+
+    With everything in its session, because launchers have children, which hold the pipe. For
+    questions to an agent that asks no model; work is for a task.
+
+    Args:
+        argv: The program, as an absolute path, and its arguments.
+        environ: Its whole environment.
+        stdin: As for `subprocess.Popen`.
+
+    Raises:
+        OSError: It cannot be executed.
+    """
+    process = subprocess.Popen(
+        list(argv),
+        env=dict(environ),
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     try:
-        process = subprocess.Popen(
-            [program, "--version"],
-            env=dict(environ),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-    except OSError as error:
-        return "", f"{program} cannot be run: {error.strerror}"
-    try:
-        out, _ = process.communicate(timeout=_PATIENCE)
-    except subprocess.TimeoutExpired:
-        return "", f"{program} --version says nothing for {_PATIENCE:g} s"
+        yield process
     finally:
-        # Launchers have children, which hold the pipe.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                stream.close()
+
+
+def _ask_version(program: str, environ: Mapping[str, str]) -> tuple[str, str]:
+    """Return the version, and why there is none."""
+    with started_program([program, "--version"], environ) as process:
+        try:
+            out, _ = process.communicate(timeout=_PATIENCE)
+        except subprocess.TimeoutExpired:
+            return "", f"{program} --version says nothing for {_PATIENCE:g} s"
     found = _VERSION.search(decode_line(out[:2000]))
     if found is None:
         return "", f"{program} --version says no version (exit status {process.returncode})"

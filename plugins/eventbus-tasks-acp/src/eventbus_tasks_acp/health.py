@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
-import signal
 import subprocess
 import time
 from collections.abc import Mapping
@@ -15,14 +14,15 @@ from typing import Any, Final
 from eventbus_tasks import InvalidRequestError
 from eventbus_tasks.agents import (
     AgentHealth,
+    check_program,
     child_environment,
-    find_program,
     object_in,
     one_line,
     parse_object,
+    started_program,
     text_in,
 )
-from eventbus_tasks_acp.known import SESSION_VARIABLES, AcpAgent, AcpSettings, find_agent
+from eventbus_tasks_acp.known import SESSION_VARIABLES, AcpSettings, find_agent
 from eventbus_tasks_acp.session import AcpSession, SessionPlan
 
 __all__ = ["check"]
@@ -38,60 +38,31 @@ def check(agent: str, settings: AcpSettings) -> AgentHealth:
     """
     try:
         found = find_agent(agent, settings)
-        environment = child_environment(os.environ, {}, SESSION_VARIABLES)
-        name, *arguments = found.command
-        wanted = Path(name) if os.sep in name else None
-        program = find_program(name, wanted, environment.get("PATH"))
     except InvalidRequestError as error:
         return AgentHealth(agent=agent, problems=(str(error),))
-    if not os.access(program, os.X_OK) or not os.path.isabs(program):
-        return AgentHealth(agent=agent, problems=(f"there is no {program} in PATH",))
-    version, problem = _ask((program, *arguments), environment)
-    login = next((name for name in found.variables if environment.get(name)), "")
-    return AgentHealth(
-        agent=agent,
-        program=program,
-        version=version,
-        logged_in=True if login else None,
-        login=login,
-        problems=(problem,) if problem else (),
-        known_bugs=_bugs(found, version),
+    name, *arguments = found.command
+    return check_program(
+        agent,
+        name,
+        wanted=Path(name) if os.sep in name else None,
+        known_bugs=found.known_bugs,
+        variables=found.variables,
+        environment=child_environment(os.environ, {}, SESSION_VARIABLES),
+        ask=lambda program, environment: _ask((program, *arguments), environment),
     )
-
-
-def _bugs(found: AcpAgent, version: str) -> tuple[str, ...]:
-    return tuple(bug.what for bug in found.known_bugs if bug.concerns(version))
 
 
 def _ask(command: tuple[str, ...], environment: Mapping[str, str]) -> tuple[str, str]:
     """Return the version, and why the agent cannot be used."""
-    try:
-        process = subprocess.Popen(
-            command,
-            env=dict(environment),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-    except OSError as error:
-        return "", f"{command[0]} cannot be run: {error.strerror}"
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
+    with started_program(command, environment, stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
         question = AcpSession(SessionPlan(cwd="/", prompt="")).begin().data
         with contextlib.suppress(BrokenPipeError):  # why it has gone is told below
             os.write(process.stdin.fileno(), question)
         end = time.monotonic() + _PATIENCE
         result = _first_answer(process.stdout.fileno(), end)
         late = time.monotonic() >= end
-    finally:
-        # Launchers have children, which hold the pipe.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        process.stdin.close()
-        process.stdout.close()
     if result is None and late:
         return "", f"{command[0]} has not answered 'initialize' for {_PATIENCE:g} s"
     if result is None:
