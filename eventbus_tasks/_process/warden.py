@@ -259,12 +259,17 @@ class Warden:
             return
         slot = self._board.take()
         descriptors.board = self._board.descriptor
-        # Blocked, so that no handler of ours ever runs in the child.
+        held = [fd for fd in (descriptors.lock, descriptors.end_record) if fd is not None]
+        group = None if self._cgroups is None else TaskCgroup.of(self._cgroups, request.uid)
+        charge = _Charge(request.task, request.uid, request.kill_wait, held, slot, pipes, group)
+        # Blocked, so that no handler of ours ever runs in the child, and that a SIGTERM finds the
+        # new guardian among all others.
         signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
         try:
             pid = os.fork()
             if not pid:
                 _run_guardian(descriptors, self._soft, self._cgroups, slot)
+            self._guardians[pid] = charge
         except OSError as error:
             os.close(settled)
             os.close(settle)
@@ -281,11 +286,6 @@ class Warden:
         poll.register(settled, select.POLLIN)
         poll.poll(_SETTLE)
         os.close(settled)
-        held = [fd for fd in (descriptors.lock, descriptors.end_record) if fd is not None]
-        group = None if self._cgroups is None else TaskCgroup.of(self._cgroups, request.uid)
-        self._guardians[pid] = _Charge(
-            request.task, request.uid, request.kill_wait, held, slot, pipes, group
-        )
         self._pids[request.task] = pid
         if slot is not None and request.timeout is not None:
             self._stand_in.watch(pid, request.task, slot, due=time.monotonic() + request.timeout)

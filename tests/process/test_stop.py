@@ -18,7 +18,7 @@ import pytest
 
 from eventbus_tasks._process import wire
 
-from .conftest import GUARD, alive, identity, wait_until
+from .conftest import GUARD, alive, identity, open_host, wait_until
 
 if TYPE_CHECKING:
     from .conftest import Host
@@ -334,6 +334,39 @@ async def test_sigterm_to_warden_stops_everything(host: Host) -> None:
     for run in runs:
         assert (await run.finish()).reason == "cancelled"
     assert await anyio.to_thread.run_sync(host.warden.reap, 20)
+
+
+# An interpreter whose warden gets SIGTERM in the middle of a launch.
+TERMINATED_IN_A_LAUNCH = '''\
+#!{python} -IS
+import sys
+boot, sys.argv = sys.argv[4], ["-c", *sys.argv[5:]]
+HOOK = """
+import os, select, signal
+from eventbus_tasks._process import warden
+class Poll:
+    def __init__(self):
+        self.real = select.poll()
+        self.register = self.real.register
+    def poll(self, timeout):
+        if timeout == warden._SETTLE:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return self.real.poll(timeout)
+warden.select = types.SimpleNamespace(poll=Poll, POLLIN=select.POLLIN, POLLOUT=select.POLLOUT)
+"""
+exec(boot.replace("main(arguments)", HOOK + "main(arguments)"))
+'''
+
+
+async def test_sigterm_to_warden_in_a_launch(tmp_path: Path) -> None:
+    """A guardian that its warden is just making is stopped with all others."""
+    python = tmp_path / "python"
+    python.write_text(TERMINATED_IN_A_LAUNCH.format(python=sys.executable))
+    python.chmod(0o700)
+    async with open_host(tmp_path, str(python)) as host:
+        ended = await host.run(["sleep", "600"]).finish()
+        assert ended.reason == "cancelled"
+        assert await anyio.to_thread.run_sync(host.warden.reap, 20)
 
 
 async def test_many_at_once(host: Host) -> None:
