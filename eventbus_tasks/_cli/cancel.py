@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
         say(f"there is no task {word!r} that runs")
     if not arguments.json and tasks:
         names = ", ".join(task.ref.name or task.ref.uid for task in tasks.values())
-        say(f"stopping {names}…")
+        say(f"stopping {names}")
     results = run_together([partial(_cancel, task, arguments.now) for task in tasks.values()])
     if arguments.json:
         _print_json(list(tasks.values()), results)

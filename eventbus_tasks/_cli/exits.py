@@ -31,6 +31,7 @@ __all__ = [
     "code_of_end",
     "code_of_error",
     "code_of_outcome",
+    "names_missing_program",
 ]
 
 FAILED: Final = 1
@@ -121,8 +122,13 @@ def code_of_end(agent: str, outcome: Outcome) -> int:
         case Reason.SPAWN_FAILED if _is_busy(outcome):
             return BUSY
         case Reason.SPAWN_FAILED:
-            return NOT_FOUND if "there is no program" in outcome.message else NOT_EXECUTABLE
+            return NOT_FOUND if names_missing_program(outcome) else NOT_EXECUTABLE
     return _BY_REASON[outcome.reason]
+
+
+def names_missing_program(outcome: Outcome) -> bool:
+    """Whether a task could not be started because there is no such program, by its message."""
+    return outcome.reason is Reason.SPAWN_FAILED and "there is no program" in outcome.message
 
 
 def _is_busy(outcome: Outcome) -> bool:

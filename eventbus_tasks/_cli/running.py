@@ -26,7 +26,12 @@ from eventbus_tasks import (
     TaskStatus,
 )
 from eventbus_tasks._cli.asking import Asker, can_ask, end_after_answer
-from eventbus_tasks._cli.exits import OUTPUT_CLOSED, OUTPUT_ERROR, code_of_outcome
+from eventbus_tasks._cli.exits import (
+    OUTPUT_CLOSED,
+    OUTPUT_ERROR,
+    code_of_outcome,
+    names_missing_program,
+)
 from eventbus_tasks._cli.keyboard import Keyboard
 from eventbus_tasks._cli.messages import say
 from eventbus_tasks._cli.outlet import Outlet, OutletError
@@ -242,7 +247,14 @@ class _Run:
             # A command that never started is named by the message itself.
             started = task.started_at is not None or task.agent != "command"
             prefix = f"{task.name}: " if started else ""
-            say(f"{prefix}{outcome.message or outcome.reason}{seconds}")
+            advice = ""
+            if task.agent != "command" and names_missing_program(outcome):
+                # Often the prompt was meant as a command.
+                advice = (
+                    f"; see: ebt agents {task.agent}; for a command put -- before it: "
+                    "ebt run -- COMMAND …"
+                )
+            say(f"{prefix}{outcome.message or outcome.reason}{advice}{seconds}")
         if outcome.survivors:
             kept = ", ".join(f"{item.pid} {item.command}" for item in outcome.survivors)
             say(f"still running: {kept}")

@@ -61,7 +61,7 @@ def test_cancel_from_another_terminal(
     """A task is ended by name from another process; its own program tells the same end."""
     first = start(ebt, project, "build", environ=environ)
     code, _, errors = run(ebt, "cancel", "build")
-    assert (code, errors) == (0, "ebt: stopping build…\nebt: build: cancelled\n")
+    assert (code, errors) == (0, "ebt: stopping build\nebt: build: cancelled\n")
     assert find_running_tasks() == ()
     assert first.wait()[0] == 143
 

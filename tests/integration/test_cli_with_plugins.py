@@ -172,11 +172,12 @@ def test_agent_failure(project: Path, fake_claude: str) -> None:
 
 
 def test_missing_agent_program(project: Path, tmp_path: Path) -> None:
-    """Without the agent's program there is one line and 127."""
+    """Without the agent's program there is 127 and one line that says what to do."""
     done = ebt(project, "run", "look around", path=str(tmp_path))
     assert done.returncode == 127
     assert len(done.stderr.splitlines()) == 1
-    assert "claude" in done.stderr
+    assert "no program 'claude'" in done.stderr
+    assert "; see: ebt agents claude; for a command put -- before it: ebt run -- " in done.stderr
 
 
 def test_settings_of_plugins_are_checked(project: Path) -> None:
