@@ -84,6 +84,17 @@ async def test_running_task_stays(make_engine: MakeEngine, project: Path, ebt: E
     assert numbers() == [1]
 
 
+async def test_running_task_takes_no_place(
+    history: Path, make_engine: MakeEngine, project: Path, ebt: Ebt
+) -> None:
+    """Of the ended tasks as many as wanted are kept, however many others run."""
+    async with make_engine() as engine:
+        task = await engine.spawn_task("run", argv=["sleep", "1000"], project_dir=project)
+        assert ebt("gc", "--keep", "1") == 0
+        assert numbers() == [task.id, 4]
+        await task.cancel(now=True)
+
+
 async def test_settings(
     history: Path, make_engine: MakeEngine, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

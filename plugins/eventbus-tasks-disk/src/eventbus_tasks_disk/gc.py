@@ -28,7 +28,7 @@ from eventbus_tasks_disk.history import (
 from eventbus_tasks_disk.printing import one_line, parse_time, print_json, print_text
 from eventbus_tasks_disk.settings import DiskSettings
 from eventbus_tasks_disk.storage import JOURNAL, SUFFIXES, TaskFolder, open_directory
-from eventbus_tasks_disk.unfinished import remove_unfinished, take_lock
+from eventbus_tasks_disk.unfinished import remove_unfinished, take_lock, unfinished_entries
 
 __all__ = ["Limits", "collect", "configure_gc", "old_tasks", "run_gc"]
 
@@ -69,12 +69,16 @@ def old_tasks(state_dir: Path, limits: Limits) -> Iterator[tuple[Entry, int]]:
     now = datetime.now(UTC)
     count = size = 0
     full = False
+    # They are kept in any case, and must not take the places of those that have ended.
+    unfinished = {entry.uid for entry in unfinished_entries(state_dir)}
     for entry in latest_entries(state_dir):
+        if entry.uid in unfinished and summarize(entry).status != "gone":
+            continue
         created = parse_time(entry.created)
         too_old = limits.age is not None and (created is None or now - created > limits.age)
         too_many = limits.tasks is not None and count >= limits.tasks
         if not (too_old or too_many) and limits.size is None:
-            count += 1  # it may be running; it is not looked at, because it is kept anyway
+            count += 1
             continue
         status = summarize(entry).status
         if status not in ("completed", "failed", "cancelled", "gone"):
