@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from eventbus_tasks._answers import check_verdict
 from eventbus_tasks._drafts import draft_of
 from eventbus_tasks._native import redeliver
 from eventbus_tasks._pump import OutputPump, Turn
@@ -186,8 +187,7 @@ class OutputFollower:
             return None
         try:
             verdict = self.interpreter.verdict(ProcessExit(return_code=return_code))
-            if verdict is not None and not isinstance(verdict, Verdict):
-                raise TypeError(f"a verdict must be a Verdict or None, not {verdict!r}")
+            check_verdict(verdict)
         except BaseException as error:
             text = self.interpreter_failed(error)
             # Nobody can say whether the agent succeeded: that is not a success.

@@ -564,3 +564,28 @@ async def test_interpreter_of_a_generator(stage: Stage) -> None:
     assert [event.text for event in stage.recorder.of(AgentMessage)] == ["first"]
     assert stage.recorder.of(HandlerFailed)
     stage.check(task)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"reason": []}, {"reason": "exited"}, {"message": None}, {"result": 5}],
+    ids=["unhashable", "text", "message", "result"],
+)
+async def test_verdict_of_which_no_outcome_can_be_made(stage: Stage, given: Any) -> None:
+    """A verdict with something else in it than it may have fails its task, and not the engine."""
+    from eventbus_tasks import Verdict
+
+    class Judge:
+        def interpret(self, line: bytes, stream: str) -> Iterable[Any]:
+            return ()
+
+        def verdict(self, exit: object) -> Verdict | None:
+            return Verdict(**{"reason": Reason.EXITED, **given})
+
+    command = Command(argv=("true",), interpreter=Judge())
+    async with stage.engine(plugins={"mine": OnlyBuilder(lambda: command)}) as engine:
+        task = await engine.spawn_task("t", "prompt", stage.project, agent="mine")
+        outcome = await task.wait()
+    assert outcome.reason is Reason.PLUGIN_ERROR
+    assert next(iter(given)) in outcome.message
+    stage.check(task)
