@@ -36,16 +36,35 @@ _USER_ONLY: Final = {"user_only": True}
 _PREFIX: Final = "EBT_"
 
 
+def _home() -> Path | None:
+    """Return the home directory; users of containers that are known by number only have none."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return None
+
+
 def _state_dir() -> Path:
-    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    base = os.environ.get("XDG_STATE_HOME")
+    if not base:
+        home = _home()
+        if home is None:
+            problem = "is not set, and this user has no home directory; or set EBT_STATE_DIR"
+            raise SettingsError("environment", "HOME", problem)
+        base = str(home / ".local" / "state")
     return Path(base) / "eventbus-tasks"
 
 
-def _user_file() -> Path:
+def _user_file() -> Path | None:
     named = os.environ.get("EBT_CONFIG")
     if named:
         return Path(named)
-    base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
+    base = os.environ.get("XDG_CONFIG_HOME")
+    if not base:
+        home = _home()
+        if home is None:
+            return None
+        base = str(home / ".config")
     return Path(base) / "eventbus-tasks" / "config.toml"
 
 
@@ -160,7 +179,8 @@ class Settings:
         declared: dict[str, type] = dict(tables or {})
         values: dict[str, dict[str, Any]] = {"": {}, **{name: {} for name in declared}}
         user_file = _user_file()
-        _merge(values, declared, _read_toml(user_file), str(user_file), project=False)
+        if user_file is not None:
+            _merge(values, declared, _read_toml(user_file), str(user_file), project=False)
         if project_dir is not None:
             own = project_dir / ".eventbus-tasks.toml"
             data = _read_toml(own)
@@ -252,7 +272,7 @@ def _set(
     try:
         values[name] = _convert(value, hints[name])
         _check_minimum(item, values[name])
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:  # there is no home for a ~
         raise SettingsError(source, dotted, str(error)) from error
 
 

@@ -244,3 +244,18 @@ def test_pinned(project: Callable[..., Path]) -> None:
     engine = Settings(hook_deadline=1.5, agent="engine")
     settings = load(project('agent = "project"')).pinned(engine)
     assert (settings.hook_deadline, settings.agent) == (1.5, "project")
+
+
+def test_without_a_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A user without a home directory is told what to set, and needs no more than that."""
+
+    def nobody() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", nobody)
+    for name in ("XDG_STATE_HOME", "XDG_CONFIG_HOME", "EBT_CONFIG", "EBT_STATE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(SettingsError, match=r"HOME.*EBT_STATE_DIR"):
+        load()
+    monkeypatch.setenv("EBT_STATE_DIR", str(tmp_path))
+    assert load().state_dir == tmp_path

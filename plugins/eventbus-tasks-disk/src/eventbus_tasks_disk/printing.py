@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 from eventbus_tasks import terminal_safe
@@ -50,7 +50,7 @@ def shorten(text: str, most: int) -> str:
 
 def with_home(path: str) -> str:
     """Return a path in the way people write it."""
-    home = str(Path("~").expanduser())
+    home = os.path.expanduser("~")  # itself where there is none
     return "~" + path[len(home) :] if path == home or path.startswith(home + "/") else path
 
 
