@@ -14,7 +14,7 @@ from eventbus_tasks._process import wire
 from eventbus_tasks._process.family import read_process
 from eventbus_tasks._process.visit import Place, make_place
 from eventbus_tasks.events import TaskCancelled, TaskCompleted, TaskEnded, TaskFailed
-from eventbus_tasks.outcome import Outcome, Reason, Survivor, TaskStatus, Verdict
+from eventbus_tasks.outcome import Outcome, Reason, Survivor, TaskStatus
 from eventbus_tasks.policies import (
     Journal,
     LogFiles,
@@ -37,7 +37,6 @@ __all__ = [
     "check_policy",
     "check_reopened",
     "check_store",
-    "check_verdict",
     "close_files",
     "close_notes",
     "close_opened",
@@ -99,18 +98,6 @@ def check_reopened(answer: Any) -> None:
     """Refuse what is no journal that can be read."""
     if not isinstance(answer, ReopenedJournal):
         raise TypeError(f"ebt_reopen_journal must return a journal with events(), not {answer!r}")
-
-
-def check_verdict(answer: Any) -> None:
-    """Refuse what is no verdict, or one of which no outcome can be made."""
-    if answer is None:
-        return
-    if not isinstance(answer, Verdict):
-        raise TypeError(f"a verdict must be a Verdict or None, not {answer!r}")
-    for name, wanted in (("reason", Reason), ("message", str), ("result", str | None)):
-        value = getattr(answer, name)
-        if not isinstance(value, wanted):
-            raise TypeError(f"the {name} of a verdict cannot be {value!r}")
 
 
 def check_files(files: Any) -> None:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from eventbus_tasks._answers import check_verdict
 from eventbus_tasks._drafts import draft_of
 from eventbus_tasks._native import redeliver
 from eventbus_tasks._pump import OutputPump, Turn
@@ -187,7 +186,7 @@ class OutputFollower:
             return None
         try:
             verdict = self.interpreter.verdict(ProcessExit(return_code=return_code))
-            check_verdict(verdict)
+            _check_verdict(verdict)
         except BaseException as error:
             text = self.interpreter_failed(error)
             # Nobody can say whether the agent succeeded: that is not a success.
@@ -269,3 +268,15 @@ class OutputFollower:
         self._failed(where, text, False)
         redeliver(error)
         return f"{where} failed: {text}"
+
+
+def _check_verdict(answer: Any) -> None:
+    """Refuse what is no verdict, or one of which no outcome can be made."""
+    if answer is None:
+        return
+    if not isinstance(answer, Verdict):
+        raise TypeError(f"a verdict must be a Verdict or None, not {answer!r}")
+    for name, wanted in (("reason", Reason), ("message", str), ("result", str | None)):
+        value = getattr(answer, name)
+        if not isinstance(value, wanted):
+            raise TypeError(f"the {name} of a verdict cannot be {value!r}")
