@@ -78,6 +78,7 @@ class Proc:
     """One process, with the fields that `family.Process` has."""
 
     __slots__ = (
+        "alive",
         "born",
         "children",
         "code",
@@ -102,6 +103,7 @@ class Proc:
         self.group = group
         self.traits = traits
         self.state = "T" if traits.stopped else "S"
+        self.alive = True
         self.executed = True
         self.pending = 0
         self.doomed = False
@@ -112,10 +114,14 @@ class Proc:
         self.killed_at: float | None = None  # when SIGKILL was sent
         self.children: list[Proc] = []
 
-    @property
-    def alive(self) -> bool:
-        """Whether anything of it can still run."""
-        return self.state != "Z"
+    def end(self, code: int) -> None:
+        """Become a zombie."""
+        self.state = "Z"
+        self.alive = False  # whether anything of it can still run
+        self.code = code
+
+
+def _nothing() -> None: ...
 
 
 class Kernel:
@@ -169,7 +175,7 @@ class Kernel:
         self.procs[WARDEN].children.append(self.procs[GUARDIAN])
         self.leader: Proc | None = None
         self.leader_died: float | None = None
-        self.leader_gone: Callable[[], None] = lambda: None
+        self.leader_gone: Callable[[], None] = _nothing
         self.holders = 0  # living members of the family that have the pipe
         self.sigchld = False
         self.guardian_dead = self.warden_dead = self.host_dead = False
@@ -191,19 +197,20 @@ class Kernel:
 
     def step(self, until: float | None) -> bool:
         """Let the next thing happen, no later than `until`; return whether there was one."""
-        if self.events and (until is None or self.events[0][0] <= until):
-            when, _, what = heapq.heappop(self.events)
-            self.now = max(self.now, when)
-            if self.now > self.horizon:
-                raise NeverAgain
-            what()
-            return True
+        events = self.events
+        what: Callable[[], None] | None = None
+        if events and (until is None or events[0][0] <= until):
+            until, _, what = heapq.heappop(events)
         if until is None:
             raise NeverAgain
-        self.now = max(self.now, until)
+        if until > self.now:
+            self.now = until
         if self.now > self.horizon:
             raise NeverAgain
-        return False
+        if what is None:
+            return False
+        what()
+        return True
 
     # -- processes -----------------------------------------------------------------------------
 
@@ -262,8 +269,7 @@ class Kernel:
         """End a process; its parent may look at its status, if it is one of ours."""
         if not proc.alive:
             return
-        proc.state = "Z"
-        proc.code = code
+        proc.end(code)
         self.last_death = self.now
         self.holders -= proc.traits.holds
         if proc is self.leader:
@@ -304,7 +310,7 @@ class Kernel:
         leader = self.leader
         for child in tuple(guardian.children):
             self._reparent(child)
-        guardian.state = "Z"
+        guardian.end(-KILL)
         if leader is not None and leader.alive and leader.parent != GUARDIAN:
             self._die_by_signal(leader, KILL)
 

@@ -15,7 +15,7 @@ import select
 import signal
 import socket
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -92,7 +92,7 @@ class Machine:
         if number == WAKE:
             return b"\0"
         if self.kernel.now < self.report[0]:
-            raise WOULD_BLOCK
+            raise WOULD_BLOCK.with_traceback(None)
         if self.report_read:
             return b""
         self.report_read = True
@@ -101,7 +101,7 @@ class Machine:
     def waitid(self, _: int, pid: int, options: int) -> Any:
         proc = self.kernel.procs.get(pid)
         if proc is None or proc.parent != self.acting:
-            raise NO_CHILD
+            raise NO_CHILD.with_traceback(None)
         if proc.alive:
             return None
         if not options & os.WNOWAIT:
@@ -113,7 +113,7 @@ class Machine:
 
     def waitid_any(self) -> None:
         if not self.kernel.procs[self.acting].children:
-            raise NO_CHILD
+            raise NO_CHILD.with_traceback(None)
 
     def waitpid(self, pid: int, options: int) -> tuple[int, int]:
         kernel = self.kernel
@@ -121,7 +121,7 @@ class Machine:
         if pid != -1:
             mine = [proc for proc in mine if proc.pid == pid]
         if not mine:
-            raise NO_CHILD
+            raise NO_CHILD.with_traceback(None)
         for proc in mine:
             if not proc.alive:
                 kernel.free(proc)
@@ -144,11 +144,11 @@ class Machine:
         proc = self.kernel.procs.get(pid)
         return [] if proc is None else [child.pid for child in proc.children]
 
-    def descendants(self, root: int, *, without: Iterable[int] = ()) -> list[Proc]:
+    def descendants(self, root: int, *, without: Collection[int] = ()) -> list[Proc]:
         # A list of its own for each walk: what changes meanwhile is not seen.
         found = list(self.kernel.procs[root].children)
         if without:
-            found = [proc for proc in found if proc.pid not in set(without)]
+            found = [proc for proc in found if proc.pid not in without]
         for proc in found:
             found += proc.children
         return found
@@ -216,12 +216,13 @@ class Machine:
         return True
 
     def wait(self, watched: dict[int, int], timeout: int | None) -> list[tuple[int, int]]:
-        kernel = self.kernel
-        kernel.now += self.plan.jitter
+        kernel, plan = self.kernel, self.plan
+        kernel.now += plan.jitter
         until = None if timeout is None or timeout < 0 else kernel.now + timeout / 1000
+        stalled, resumed = plan.stalled
         while True:
             self.check_alive()
-            if self.is_stalled:
+            if stalled <= kernel.now < resumed:
                 self.hang()
                 continue
             if ready := self.ready(watched):
@@ -332,7 +333,7 @@ class Control:
             return machine.inbox.popleft()
         if machine.hung_up or machine.kernel.host_dead:
             return b""
-        raise WOULD_BLOCK
+        raise WOULD_BLOCK.with_traceback(None)
 
 
 class Out:
@@ -535,21 +536,23 @@ class SimulatedGuardian(Guardian):
         self._wake = WAKE
 
 
+_DESCRIPTORS = guardian_module.Descriptors(
+    control=CONTROL,
+    bell=BELL,
+    spec=SPEC,
+    stdin=STDIN,
+    stdout=LOG,
+    host=HOST,
+    stdout_pipe=PIPE,
+    stdout_end=131,
+    lock=LOCK,
+    end_record=130,
+)
+
+
 def make_guardian(kind: type[Guardian], policy: Any) -> Guardian:
     """Return a guardian that is about to run."""
-    descriptors = guardian_module.Descriptors(
-        control=CONTROL,
-        bell=BELL,
-        spec=SPEC,
-        stdin=STDIN,
-        stdout=LOG,
-        host=HOST,
-        stdout_pipe=PIPE,
-        stdout_end=131,
-        lock=LOCK,
-        end_record=130,
-    )
-    made = kind(descriptors, nofile=1024, slot=Machine.current.slot)
+    made = kind(_DESCRIPTORS, nofile=1024, slot=Machine.current.slot)
     made._policy = policy
     made._warden = Machine.current  # type: ignore[assignment]
     return made

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, Final, TypeVar
 
 from eventbus_tasks._process import wire
@@ -30,7 +30,9 @@ HORIZON: Final = 60.0
 """Seconds of simulated time after which a life is over, whatever still resists."""
 _FAIL_REPORT: Final = b'{"stage": "exec", "errno": 2, "path": "/x", "message": "not there"}'
 _REF: Final = TaskRef(id=1, uid="u", name="n", agent="command", project_dir="/p")
-_DEFAULT: Final = TerminationPolicy()
+_BORN: Final = LifeState()
+_UNKNOWN: Final = Facts()
+_rung: Final = functools.cache(Rung)
 
 
 @dataclass
@@ -43,15 +45,29 @@ class Parts:
     step: Callable[..., LifeState] = real_step
 
 
+def _nothing(*_: Any, **__: Any) -> None:
+    return None
+
+
+async def _nothing_at_once() -> None: ...
+
+
+async def _run_at_once(function: Callable[[], Any], **_: Any) -> Any:
+    return function()
+
+
 class Plan:
     """Everything that will happen in one life, drawn before it begins."""
 
     def __init__(self, random: Random) -> None:
-        pick = self._pick = random.random
-        choice = self._choose
+        pick = random.random
+
+        def choice(options: Sequence[T]) -> T:
+            return options[int(pick() * len(options))]
+
         self.jitter = choice((0.0, 0.0001, 0.002))
         rungs = tuple(
-            Rung(
+            _rung(
                 choice((TERM, TERM, 2)),
                 choice(("tree", "tree", "tree", "group", "leader")),
                 choice((0.0, 0.2, 1.0, 3.0)),
@@ -72,11 +88,11 @@ class Plan:
         self.fork_fails = pick() < 0.01
         self.exec_fails = _FAIL_REPORT if pick() < 0.04 else b""
         self.exec_delay = 0.0 if pick() < 0.8 else choice((0.01, 0.5))
-        self.leader = self._traits(leader=True)
+        self.leader = _draw_traits(pick, choice, leader=True)
         self.ends_at = choice((0.0, 0.05, 1.0, 5.0)) if pick() < 0.7 else None
         self.end_code = choice((0, 0, 0, 1, 255, -11, -9))
         self.members = [
-            (choice((0.0, 0.0, 0.5, 2.0)), self._traits())
+            (choice((0.0, 0.0, 0.5, 2.0)), _draw_traits(pick, choice))
             for _ in range(choice((0, 0, 1, 1, 2, 3)))
         ]
         self.writes = [
@@ -108,27 +124,6 @@ class Plan:
             begin = choice(moments)
             self.stalled = (begin, begin + choice((0.3, 2.0, 8.0)))
 
-    def _choose(self, options: Sequence[T]) -> T:
-        return options[int(self._pick() * len(options))]
-
-    def _traits(self, *, leader: bool = False) -> Traits:
-        pick, choice = self._pick, self._choose
-        traits = Traits()
-        traits.ignores = pick() < 0.3
-        traits.delay = choice((0.0, 0.0, 0.05, 0.15, 2.0))
-        if not leader:
-            traits.own_group = pick() < 0.5
-            traits.daemon = pick() < 0.4
-            traits.stopped = pick() < 0.15
-            traits.holds = pick() < 0.7
-            traits.foreign = pick() < 0.02
-            traits.wiped = pick() < 0.3
-            if pick() < 0.1:
-                traits.hops, traits.pause = choice(((3, 0.01), (10, 0.003)))
-        if pick() < 0.02:
-            traits.stuck = choice((1.0, 30.0))
-        return traits
-
     def begin(self, kernel: Kernel) -> None:
         """What the program does, from its exec on."""
         leader = kernel.leader
@@ -154,20 +149,41 @@ class Plan:
             kernel.at(kernel.now + self.ends_at, end)
 
 
+def _draw_traits(
+    pick: Callable[[], float], choice: Callable[[Sequence[Any]], Any], *, leader: bool = False
+) -> Traits:
+    traits = Traits()
+    traits.ignores = pick() < 0.3
+    traits.delay = choice((0.0, 0.0, 0.05, 0.15, 2.0))
+    if not leader:
+        traits.own_group = pick() < 0.5
+        traits.daemon = pick() < 0.4
+        traits.stopped = pick() < 0.15
+        traits.holds = pick() < 0.7
+        traits.foreign = pick() < 0.02
+        traits.wiped = pick() < 0.3
+        if pick() < 0.1:
+            traits.hops, traits.pause = choice(((3, 0.01), (10, 0.003)))
+    if pick() < 0.02:
+        traits.stuck = choice((1.0, 30.0))
+    return traits
+
+
 class SimulatedTask:
     """A `Task` without an event loop; writes down every state."""
 
+    ref = _REF
+    uid = "u"
+    output = SimpleNamespace(end=_nothing, grown=_nothing)
+    pid: int | None = None
+    started_at: Any = None
+    completed_at: Any = None
+    _outcome: Outcome | None = None
+    _return_code: int | None = None
+    _settled = _delivered = SimpleNamespace(set=_nothing)
+
     def __init__(self, step: Callable[..., LifeState]) -> None:
-        self.ref = _REF
-        self.uid = "u"
-        self.output = SimpleNamespace(end=_nothing, grown=_nothing)
-        self.pid: int | None = None
-        self.started_at: Any = None
-        self.completed_at: Any = None
-        self._life = LifeState()
-        self._outcome: Outcome | None = None
-        self._return_code: int | None = None
-        self._settled = self._delivered = SimpleNamespace(set=_nothing)
+        self._life = _BORN
         self._real_step = step
 
     def _step(self, happened: Input, reason: Reason | None = None) -> None:
@@ -178,10 +194,6 @@ class SimulatedTask:
         if before.status.is_terminal and after != before:
             raise Wrong(f"I4 changed after its end: {before} -> {after}")
         self._life = after
-
-
-def _nothing(*_: Any, **__: Any) -> None:
-    return None
 
 
 class _Link:
@@ -199,50 +211,64 @@ class _Link:
             self._machine.warden._watch_stop(wire.StopAsked(task=1, reason=reason, now=now))
 
 
+class _Bus:
+    """Keeps what it is told."""
+
+    def __init__(self, events: list[TaskEvent]) -> None:
+        self._events = events
+
+    def emit(self, event: TaskEvent, _: Any) -> tuple[()]:
+        self._events.append(event)
+        return ()
+
+
+class _Services:
+    """What runs share."""
+
+    pump = SimpleNamespace(wake=_nothing)
+    plugins = SimpleNamespace(run=_run_at_once)
+    settings = SimpleNamespace(journal_deadline=1.0)
+    retain = staticmethod(_nothing)
+
+    def __init__(self, events: list[TaskEvent]) -> None:
+        self.bus = _Bus(events)
+
+
 class SimulatedRun(TaskRun):
     """The real `TaskRun` from its launch on, with its messages and its judgement."""
+
+    _history = SimpleNamespace(add=_nothing)  # type: ignore[assignment]
+    sessions = SimpleNamespace(release=_nothing_at_once)  # type: ignore[assignment]
+    _admittance = SimpleNamespace(interrupt=_nothing)  # type: ignore[assignment]
+    _policy = TerminationPolicy()
+    _output = SimpleNamespace(  # type: ignore[assignment]
+        add_gap=_nothing,
+        verdict=_nothing,
+        positions=MappingProxyType({}),
+        end=_nothing,
+        logs=_nothing,
+        dialogue=None,
+    )
 
     def __init__(self, task: Any, machine: Machine, journal_fails: bool) -> None:
         self.events: list[TaskEvent] = []
         self.task = task
         self._journal = self if journal_fails else None
-        self._services = SimpleNamespace(  # type: ignore[assignment]
-            bus=SimpleNamespace(emit=self._receive),
-            pump=SimpleNamespace(wake=_nothing),
-            plugins=SimpleNamespace(run=_run_at_once),
-            settings=SimpleNamespace(journal_deadline=1.0),
-            retain=_nothing,
-        )
-        self._history = SimpleNamespace(add=_nothing)  # type: ignore[assignment]
-        self.sessions = SimpleNamespace(release=_nothing_at_once)  # type: ignore[assignment]
-        self._admittance = SimpleNamespace(interrupt=_nothing)  # type: ignore[assignment]
+        self._services = _Services(self.events)  # type: ignore[assignment]
         self._seq = 0
         self._persist_error = None
-        self._policy = _DEFAULT
-        self._output = SimpleNamespace(  # type: ignore[assignment]
-            add_gap=_nothing,
-            verdict=_nothing,
-            positions={},
-            end=_nothing,
-            logs=_nothing,
-            dialogue=None,
-        )
         self.link = _Link(machine)
         self._link = self.link  # type: ignore[assignment]
         self._argv = ("program",)
         self._executed = self._heard = self._warden_lost = self._orphaned = False
         self._over = self._complete = False
         self._leader = None
-        self._facts = Facts()
+        self._facts = _UNKNOWN
         self._survivors = ()
         self._sizes = {}
         self._lost = {}
         # What the guardian link knows.
         self.final = self.released = False
-
-    def _receive(self, event: TaskEvent, _: Any) -> list[Any]:
-        self.events.append(event)
-        return []
 
     def append(self, _: Any) -> None:
         raise OSError(28, "No space left on device")
@@ -282,16 +308,11 @@ class SimulatedRun(TaskRun):
 
 def _at_once(work: Coroutine[Any, Any, None]) -> None:
     """Run what never waits here."""
-    with contextlib.suppress(StopIteration):
+    try:
         work.send(None)
-        raise AssertionError("the end of a task waits for something")
-
-
-async def _nothing_at_once() -> None: ...
-
-
-async def _run_at_once(function: Callable[[], Any], **_: Any) -> Any:
-    return function()
+    except StopIteration:
+        return
+    raise AssertionError("the end of a task waits for something")
 
 
 class Life:
@@ -337,6 +358,16 @@ class Life:
             self.never = True
         self._be_host()
         check(self)
+        self._loosen()
+
+    def _loosen(self) -> None:
+        """Cut what goes round in circles, so that the next life has the memory of this one."""
+        self.machine.tell = self.machine.lock_freed = _nothing
+        self.kernel.leader_gone = _nothing
+        self.kernel.events.clear()
+        self.run_._journal = None
+        self.guardian._captures.clear()
+        del self.warden._stand_in
 
     # -- what happens to it --------------------------------------------------------------------
 
@@ -415,8 +446,7 @@ class Life:
         if machine.end_record is not None and self.ended_at is None:
             self.ended_at = machine.end_record.at
         guardian = kernel.procs[GUARDIAN]
-        guardian.state = "Z"
-        guardian.code = -9 if kernel.guardian_dead else 0
+        guardian.end(-9 if kernel.guardian_dead else 0)
         if not kernel.guardian_dead:
             kernel.guardian_dead = True
             machine.close_lock(106)
