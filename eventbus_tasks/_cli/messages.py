@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
-from typing import Final
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
 
 from eventbus_tasks import terminal_safe
 from eventbus_tasks._cli.terminal import ERASE
 
-__all__ = ["configure_logging", "is_debugging", "say", "set_live", "write_line"]
+if TYPE_CHECKING:
+    from eventbus_tasks._cli.outlet import Outlet
+
+__all__ = ["configure_logging", "is_debugging", "pass_on", "said_by", "say", "set_live"]
 
 _LOGGER: Final = "eventbus_tasks"
 
 
+_outlet: Outlet | None = None  # writes in our place
 _live = False  # a line at the bottom of the terminal is kept up to date
 
 
@@ -24,16 +30,53 @@ def set_live(live: bool) -> None:
     _live = live
 
 
+@contextlib.contextmanager
+def said_by(outlet: Outlet) -> Iterator[None]:
+    """Have everything said by an outlet for standard error, within the block.
+
+    Whoever reads it may have stopped reading, and what we have to do must not wait for them.
+    """
+    global _outlet
+    _outlet = outlet
+    try:
+        yield
+    finally:
+        _outlet = None
+
+
 def say(text: str) -> None:
     """Write one message; when standard error is gone, nobody can be told."""
-    write_line(f"ebt: {' '.join(terminal_safe(text).split(chr(10)))}")
+    _write(f"{_erase()}ebt: {' '.join(terminal_safe(text).split(chr(10)))}\n")
 
 
-def write_line(line: str) -> None:
-    """Write a line to standard error, in the place of the live one, which comes again by itself."""
+async def pass_on(text: str) -> None:
+    """Write safe text of somebody else to standard error, and wait for a slow reader.
+
+    A line at the bottom of the terminal makes room for it, and comes again by itself.
+    """
+    if _outlet is None:
+        _write(_erase() + text)
+        return
+    from eventbus_tasks._cli.outlet import OutletError
+
+    with contextlib.suppress(OutletError):
+        await _outlet.write(_encoded(_erase() + text))
+
+
+def _erase() -> str:
+    return ERASE if _live and os.isatty(2) else ""
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode(sys.stderr.encoding or "utf-8", "backslashreplace")
+
+
+def _write(text: str) -> None:
+    if _outlet is not None:
+        _outlet.put(_encoded(text))
+        return
     try:
-        erase = ERASE if _live and sys.stderr.isatty() else ""
-        sys.stderr.write(f"{erase}{line}\n")
+        sys.stderr.write(text)
         sys.stderr.flush()
     except (OSError, ValueError):
         pass

@@ -63,13 +63,18 @@ class Outlet:
 
         Cancellation: the bytes are handed over all the same.
         """
-        with self._changed:
-            self._waiting += data
-            self._changed.notify()
+        self.put(data)
         self._this_turn += len(data)
         if self._this_turn >= _TURN or self._error is not None:
             self._this_turn = 0
             await self._wait_below(_ENOUGH)
+
+    def put(self, data: bytes) -> None:
+        """Hand over a few bytes, without ever waiting. May be called from any thread."""
+        with self._changed:
+            if self._error is None:
+                self._waiting += data
+                self._changed.notify()
 
     @property
     def is_idle(self) -> bool:

@@ -6,7 +6,7 @@ import errno
 import os
 import signal
 from collections.abc import AsyncIterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -33,7 +33,7 @@ from eventbus_tasks._cli.exits import (
     names_missing_program,
 )
 from eventbus_tasks._cli.keyboard import Keyboard
-from eventbus_tasks._cli.messages import say
+from eventbus_tasks._cli.messages import said_by, say
 from eventbus_tasks._cli.outlet import Outlet, OutletError
 from eventbus_tasks._cli.status import Meter, StatusLine
 from eventbus_tasks._cli.terminal import is_styled
@@ -89,8 +89,9 @@ class _Run:
         wanted = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
         self._starting = anyio.CancelScope()
         self._showing = anyio.CancelScope()
-        outlet = Outlet(1)
-        with anyio.open_signal_receiver(*wanted) as received:
+        self._saying = anyio.CancelScope()
+        outlet, errors = Outlet(1), Outlet(2)
+        with anyio.open_signal_receiver(*wanted) as received, said_by(errors):
             async with anyio.create_task_group() as group:
                 self._group = group
                 group.start_soon(self._watch_signals, received, group)
@@ -99,8 +100,11 @@ class _Run:
                     await self._run(outlet)
                 except EventbusTasksError as error:
                     self.error = error
+                with self._saying, suppress(OutletError):
+                    await errors.flush()
                 group.cancel_scope.cancel()
         outlet.close()
+        errors.close()
 
     def exit_code(self) -> int:
         """Return the exit code, once all is over."""
@@ -204,17 +208,18 @@ class _Run:
             task = self._task
             if task is None:
                 self._starting.cancel()
+                group.start_soon(self._stop_saying)
             elif task.outcome is not None:
                 group.start_soon(self._stop_showing, task)
             elif first:
+                task.cancel_nowait()
                 again = " (Ctrl-C again to kill)" if number == signal.SIGINT else ""
                 say(f"stopping…{again}")
-                task.cancel_nowait()
                 if number != signal.SIGINT:
                     group.start_soon(self._stop_showing, task)
             else:
-                say("killing…")
                 task.cancel_nowait(now=True)
+                say("killing…")
                 group.start_soon(self._stop_showing, task)
 
     async def _stop_showing(self, task: Task) -> None:
@@ -222,6 +227,12 @@ class _Run:
         await task.wait()
         await anyio.sleep(_LAST_WORDS)
         self._showing.cancel()
+        await self._stop_saying()
+
+    async def _stop_saying(self) -> None:
+        """Do not wait for a reader of what we say, either."""
+        await anyio.sleep(_LAST_WORDS)
+        self._saying.cancel()
 
     async def _watch_outlet(self, outlet: Outlet) -> None:
         error = self._output_error = await outlet.wait_broken()

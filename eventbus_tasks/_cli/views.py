@@ -20,7 +20,7 @@ from eventbus_tasks import (
     TaskEvent,
     terminal_safe,
 )
-from eventbus_tasks._cli.messages import say, write_line
+from eventbus_tasks._cli.messages import pass_on, say
 from eventbus_tasks._cli.status import Meter
 from eventbus_tasks._cli.terminal import SafeText, dim, is_styled, render_markdown
 
@@ -82,8 +82,7 @@ class CommandView:
         if not isinstance(event, OutputReceived):
             return
         if event.stream == "stderr":  # of an agent; that of a command is part of its output
-            sys.stderr.write(terminal_safe(event.text))
-            sys.stderr.flush()
+            await pass_on(terminal_safe(event.text))
         elif self._safe is None:
             await self._outlet.write(event.data)
         else:
@@ -166,7 +165,7 @@ class AgentView:
     async def _show_output(self, event: OutputReceived) -> None:
         if event.stream == "stderr":
             for line in event.lines:
-                write_line(terminal_safe(line))
+                await pass_on(f"{terminal_safe(line)}\n")
         elif not self._interpreted:
             for line in event.lines:
                 if line.startswith("{"):

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import select
 import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -161,4 +165,57 @@ def test_reader_that_does_not_read_stops_nothing(ebt: Any, backend: str) -> None
     running.read_until(b"1\n")
     running.signal(signal.SIGTERM)
     # Its exit is waited for without reading the rest.
+    assert running.process.wait(timeout=40) == 143
+
+
+@BACKENDS
+def test_reader_of_both_streams_that_does_not_read(project: Path, alive: Any, backend: str) -> None:
+    """`ebt run -- … 2>&1 | less`: what ebt itself would say does not keep it from ending."""
+    arguments = ["run", "--backend", backend, "--", "sh", "-c", "echo $$ > pid; exec yes"]
+    out, inner = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "eventbus_tasks", *arguments],
+        cwd=project,
+        stdin=subprocess.DEVNULL,
+        stdout=inner,
+        stderr=inner,
+    )
+    try:
+        while select.select((), (inner,), (), 0)[1]:
+            assert process.poll() is None
+            time.sleep(0.01)  # a full pipe tells nobody
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=40) == 143
+    finally:
+        process.kill()
+        process.wait()
+        os.close(inner)
+        os.close(out)
+    assert not alive(int((project / "pid").read_text()))
+
+
+def test_reader_of_messages_that_does_not_read(ebt: Any, make_plugin: Any, project: Path) -> None:
+    """What an agent writes to a standard error that nobody reads keeps nobody from stopping it."""
+    source = """
+        from eventbus_tasks import Command, hookimpl
+
+        @hookimpl
+        def ebt_register_agents(register):
+            register("loud", "writes to standard error")
+
+        @hookimpl
+        def ebt_build_command(task):
+            if task.agent == "loud":
+                return Command(
+                    argv=("sh", "-c", "echo $$ > pid; echo begun; exec yes >&2"),
+                    stderr="separate",
+                )
+    """
+    environ = make_plugin("loud", source)
+    running = ebt("run", "--agent", "loud", "prompt", environ=environ)
+    running.read_until(b"begun")
+    assert running.process.stderr is not None
+    # Read on a little: then it was full, and is being filled again.
+    running.process.stderr.read(200_000)
+    running.signal(signal.SIGTERM)
     assert running.process.wait(timeout=40) == 143
