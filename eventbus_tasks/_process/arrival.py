@@ -8,6 +8,7 @@ nothing; and the index has a largest size.
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 import time
@@ -43,9 +44,9 @@ class ArrivalIndex:
         self._waiting: bytes | None = None
 
     @property
-    def deadline(self) -> float | None:
-        """When to call `tick`, if at all."""
-        return None if self._waiting is None else self._until
+    def deadline(self) -> float:
+        """When to call `tick`; infinite, if not at all."""
+        return math.inf if self._waiting is None else self._until
 
     def note(self, stream: int, end: int, now: float) -> None:
         """Note that bytes have come, if they have.

@@ -145,6 +145,10 @@ class Slot:
     def taken(self, value: bool) -> None:
         self._memory[self._offset + _TAKEN] = value
 
+    def flags(self) -> tuple[Any, int, int]:
+        """Return where the two above are, for whoever needs them often: a memory, two places."""
+        return self._memory, self._offset + _IDLE, self._offset + _TAKEN
+
     def locked(self) -> contextlib.AbstractContextManager[bool]:
         """Hold the lock; gives ``False`` if the other one, who holds it, does not let go.
 

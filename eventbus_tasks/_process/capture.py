@@ -65,6 +65,13 @@ class Capture(Protocol):
     def move(self, now: float) -> bool:
         """Take what is there, about one chunk at most; return whether there were new bytes."""
 
+    def take(self) -> bool:
+        """Do what `move` does, in the shortest way, if there is nothing unusual about it.
+
+        Returns:
+            Whether it is done; otherwise nothing is, and `move` has to be called.
+        """
+
     @property
     def finished(self) -> bool:
         """Whether no byte can come any more."""
@@ -166,6 +173,7 @@ class PipeCapture:
         self._gap = gap
         self._lost = Lost()
         self._length = 0  # of the log, as we have left it
+        self._frees = keep is not None
         self._retention = Retention(stream, log, keep, self._lost, gap)
         self._can_splice = True
         self._eof = False
@@ -240,10 +248,31 @@ class PipeCapture:
             ring(self._bell)
         return taken > 0
 
+    def take(self) -> bool:
+        """Splice a small piece, where there is nothing else to be done about it."""
+        if self._gap_start is not None or self._relay is not None or not self._can_splice:
+            return False
+        size = self.size
+        try:
+            if os.lseek(self._log, 0, os.SEEK_END) < size:
+                return False
+            count = os.splice(self._pipe, self._log, CHUNK, None, size, os.SPLICE_F_NONBLOCK)
+        except OSError:
+            return False  # `move` meets it, too
+        if not count:
+            return False
+        if count >= self._capacity or self._frees:
+            self._advance(count)
+        else:
+            self.size = self._length = size + count
+        ring(self._bell)
+        return True
+
     def _check_length(self) -> None:
         """Notice that somebody has cut off the end of the log; it goes on behind a hole."""
         try:
-            length = os.fstat(self._log).st_size
+            # Nobody uses the position: all read and write at offsets.
+            length = os.lseek(self._log, 0, os.SEEK_END)
         except OSError:
             return  # a broken disk: the next write meets that too, and accounts for it
         if length < self._length:
@@ -448,6 +477,10 @@ class FileCapture:
             ring(self._bell)
             self._retention.apply(size)
         return new
+
+    def take(self) -> bool:
+        """Return ``False``: there is no shorter way."""
+        return False
 
     def _mend(self, length: int) -> None:
         """Bring a log that was cut off back to its length, so that offsets stay valid.

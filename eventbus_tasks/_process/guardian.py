@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import select
 import signal
@@ -237,30 +238,24 @@ class Guardian(Climber):
             watched[control] = select.POLLIN | (select.POLLOUT if self._out else 0)
         if self._rendezvous is not None:
             watched.update(dict.fromkeys(self._rendezvous.numbers(), select.POLLIN))
-        outputs: set[int] = set()
+        outputs: dict[int, int] = {}  # numbers of captures
         times = [self._time_limit, self._leave_or_kill_at, self._drain_until]
-        for capture in self._captures:
+        for number, capture in enumerate(self._captures):
             times.append(capture.deadline())
             if (descriptor := capture.poll_fd(now)) is not None:
-                outputs.add(descriptor)
+                outputs[descriptor] = number
                 watched[descriptor] = select.POLLIN
-        if self._arrivals is not None:
-            times.append(self._arrivals.deadline)
         if self._ladder is not None:
             times.append(self._ladder.deadline)
         elif self._idle_limit is not None:
             times.append(self._last_output + self._idle_limit)
         due = [when for when in times if when is not None]
-        # Rounded up: a turn that comes too early would only spin.
-        timeout = max(0, int((min(due) - now) * 1000) + 1) if due else None
         if watched != self._watched:
             self._watched = watched
             self._poll = select.poll()
             for descriptor, mask in watched.items():
                 self._poll.register(descriptor, mask)
-        self._slot.idle = True
-        ready = self._poll.poll(timeout)
-        self._slot.idle = False
+        ready = self._sleep(min(due, default=math.inf), outputs)
         more = not ready
         for descriptor, _ in ready:
             if descriptor in outputs:
@@ -275,6 +270,47 @@ class Guardian(Climber):
             else:
                 self._callers.append(descriptor)
         return more
+
+    def _sleep(self, due: float, outputs: Mapping[int, int]) -> list[tuple[int, int]]:
+        """Sleep until there is something to do, and return what is ready; nothing when it is due.
+
+        Mostly it is a line of output, and soon another one. That is dealt with right here, in a way
+        that touches as little as it can: the guardians of many chatty tasks drive each other out of
+        the processor's caches, and then to fetch an object takes longer than to use it.
+        """
+        captures, index, ladder = self._captures, self._arrivals, self._ladder
+        if self._return_code is not None:
+            outputs = {}  # each turn looks whether it was the last one
+        limited = self._policy.max_output is not None
+        poll, monotonic = self._poll.poll, time.monotonic
+        memory, idle, taken = self._slot.flags()
+        while True:
+            until = due if index is None else min(due, index.deadline)
+            timeout = None
+            if until < math.inf:
+                # Rounded up: a turn that comes too early would only spin.
+                timeout = max(0, int((until - monotonic()) * 1000) + 1)
+            memory[idle] = True
+            ready = poll(timeout)
+            memory[idle] = False
+            if index is not None and not ready and until < due:
+                index.tick(monotonic())
+                continue
+            if len(ready) != 1 or ready[0][0] not in outputs or memory[taken]:
+                return ready
+            number = outputs[ready[0][0]]
+            capture = captures[number]
+            if not capture.take():
+                return ready
+            self._last_output = now = monotonic()
+            if index is not None:
+                index.note(number, capture.size, now)
+            if limited:
+                self._check_output_limit()
+                if self._out or self._ladder is not ladder:
+                    return []
+            if now >= due:
+                return []
 
     def _check_start(self) -> bool:
         """Learn whether the program runs; return ``True`` if it never will."""

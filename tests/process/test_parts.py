@@ -441,6 +441,39 @@ def test_truncated_log_of_a_pipe(tmp_path: Path, splice: bool, left: int) -> Non
         assert (pipe.size, pipe.dropped) == (6000, 6000 - left)
 
 
+def test_short_way_leaves_all_that_is_unusual_to_the_long_one(tmp_path: Path) -> None:
+    """Small pieces are taken the short way; at a cut, a gap or the end nothing is done there."""
+    with capturing(tmp_path) as (log, bell, gaps):
+        read, write = os.pipe()
+        pipe = capture.PipeCapture("stdout", read, log, bell, told(gaps))
+        for count in (1, 2):
+            os.write(write, b"usual\n")
+            assert pipe.take()
+            assert os.eventfd_read(bell) == 1
+            assert os.pread(log, 100, 0) == b"usual\n" * count
+        assert not pipe.take()
+        os.ftruncate(log, 5)
+        os.write(write, b"after a cut\n")
+        assert not pipe.take()
+        assert pipe.move(0.0)
+        assert gaps == [(5, 12, "truncated")]
+        with full_disk(20):
+            os.write(write, b"too much")
+            assert not pipe.take()
+            assert pipe.move(0.0)
+            os.write(write, b", too")
+            assert not pipe.take()
+        assert pipe.move(1.0)
+        os.close(write)
+        assert not pipe.take()
+        assert not pipe.finished
+        assert not pipe.move(1.0)
+        assert pipe.finished
+        assert gaps[1:] == [(24, 32, "EFBIG")]
+        assert os.pread(log, 100, 32) == b", too"
+        pipe.close()
+
+
 def test_truncated_between_two_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a flood, too, a log that is cut off is looked at before the next write hides it."""
     with capturing(tmp_path) as (log, bell, gaps):

@@ -262,6 +262,24 @@ async def test_output_limit(host: Host, capture: str) -> None:
     assert len(run.output()) == ended.sizes["stdout"]
 
 
+CHAT = "import time\nwhile True: print('chat', flush=True); time.sleep(0.002)"
+
+
+@pytest.mark.parametrize(
+    ("limit", "reason"), [({"timeout": 0.7}, "timed_out"), ({"max_output": 500}, "output_limit")]
+)
+@pytest.mark.parametrize("streams", [1, 2])
+async def test_limits_of_a_chatty_task(
+    host: Host, limit: dict[str, Any], reason: str, streams: int
+) -> None:
+    """A task that never pauses for long is held to its limits like any other."""
+    run = host.python(CHAT, separate=streams == 2, **limit)
+    ended = await run.finish()
+    assert ended.reason == reason
+    assert run.output() == (b"chat\n" * 10_000)[: ended.sizes["stdout"]]
+    assert len(run.output()) > limit.get("max_output", -1)
+
+
 @pytest.mark.parametrize("capture", ["pipe", "file"])
 async def test_retention(host: Host, capture: str) -> None:
     """With keep="tail" old bytes are freed and told, offsets stay, and the end is there."""

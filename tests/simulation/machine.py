@@ -282,9 +282,8 @@ _MINE = contextlib.nullcontext(True)
 class MemorySlot(Slot):
     """What guardian and warden share, without a memory to share."""
 
-    idle = taken = False
-
     def __init__(self) -> None:
+        super().__init__(bytearray(2), 0, -1)
         self._written: State | None = None
 
     def locked(self) -> contextlib.AbstractContextManager[bool]:
@@ -386,6 +385,10 @@ class Capture:
             kernel.logged += size
         self.size += size
         return True
+
+    def take(self) -> bool:
+        kernel = Machine.current.kernel
+        return bool(kernel.pipe) and not kernel.is_full and self.move(kernel.now)
 
     @property
     def finished(self) -> bool:
