@@ -9,6 +9,7 @@ number of the last event, and everything behind it is numbered on.
 from __future__ import annotations
 
 import functools
+import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -34,7 +35,13 @@ from eventbus_tasks._services import Services
 from eventbus_tasks.errors import ReattachError, TaskNotFoundError, UnknownAgentError
 from eventbus_tasks.events import EVENT_TYPES, AgentActivity, OutputReceived, TaskEvent
 from eventbus_tasks.lifecycle import Input
-from eventbus_tasks.policies import Journal, LogFiles, ReadableJournal, TerminationPolicy
+from eventbus_tasks.policies import (
+    Journal,
+    LogFiles,
+    ReadableJournal,
+    ReopenedJournal,
+    TerminationPolicy,
+)
 from eventbus_tasks.request import TaskRef, TaskRequest
 from eventbus_tasks.running import find_running_tasks
 from eventbus_tasks.settings import Settings
@@ -147,6 +154,7 @@ class AdoptedRun(TaskRun):
         self._guardian = tuple(attached.facts.get("guardian") or (0, 0))
         self._offset = offset
         self._past = Past()
+        self._reopened = False
         self._resumed = False
         self._mute = False
         self._heard = self._warden_lost = True
@@ -173,6 +181,9 @@ class AdoptedRun(TaskRun):
         task._step(Input.LAUNCH)
 
     async def _live(self) -> None:
+        if not self._reopened:
+            await self._reopen()
+            self._reopened = True
         if not self._resumed:
             await self._resume()
             self._resumed = True
@@ -185,18 +196,15 @@ class AdoptedRun(TaskRun):
                 endures=True,
             )
 
-    async def _resume(self) -> None:
-        """Open the journal where it ended, and find somebody who understands the output."""
+    async def _reopen(self) -> None:
+        """Go on with the journal where it ended."""
         reopened = await self._ask("ebt_reopen_journal", check=check_reopened, undo=close_quietly)
         if reopened is not None:
-            self._past = await self._services.plugins.run(
-                lambda: Past.read(reopened.events()),
-                deadline=self._services.settings.journal_deadline,
-            )
-            self._journal = reopened
-            # Also if its guardian is killed before it has told us so once more.
-            self._executed = self._past.started
-        elif self._journal is None:
+            await self._read_past(reopened)
+        elif self._hook_errors:
+            # There may be one, and a task has no second one.
+            self._failed_to_persist(f"journal: {'; '.join(self._hook_errors)}")
+        else:
             journal = await self._ask("ebt_open_journal", check=check_journal, undo=close_quietly)
             self._journal = cast("Journal | None", journal)
         if isinstance(self._journal, ReadableJournal):
@@ -206,6 +214,24 @@ class AdoptedRun(TaskRun):
         if not self._past.accepted:
             self._emit(events.TaskAccepted(request=self.task.request))
         self._emit(events.TaskReattached(offset=self._offset))
+
+    async def _read_past(self, reopened: ReopenedJournal) -> None:
+        """Learn what happened before; a journal of days takes its time, and the task goes on."""
+        try:
+            self._past = await self._services.plugins.run(
+                lambda: Past.read(reopened.events()), deadline=math.inf, endures=True
+            )
+        except Exception as error:  # noqa: BLE001 - whatever a plugin raises
+            # Without it, nobody knows which number comes next.
+            self._failed_to_persist(f"journal: {type(error).__name__}: {error}")
+            close_quietly(reopened)
+            return
+        self._journal = reopened
+        # Also if its guardian is killed before it has told us so once more.
+        self._executed = self._past.started
+
+    async def _resume(self) -> None:
+        """Find somebody who understands the output."""
         command = await self._ask("ebt_build_command", check=check_command)
         if command is not None:
             self._output.interpreter = command.interpreter

@@ -77,7 +77,7 @@ def ebt_reopen_journal(task: Task) -> ReopenedJournal | None:
     """Open the record of a task whose host has died, to go on with it, or ``None``.
 
     Asked when an engine re-attaches to a task, once, in a worker thread. Without an answer the
-    story of the task begins anew, with ``ebt_open_journal``.
+    story of the task begins anew, with ``ebt_open_journal``; if it fails, nothing is recorded.
     """
 
 

@@ -281,8 +281,8 @@ class ReopenedJournal(Journal, Protocol):
     def events(self) -> Iterable[Mapping[str, Any]]:
         """Return what is in it, in order, each event as ``TaskEvent.to_dict`` has made it.
 
-        Called once, in a worker thread, under a deadline, before anything is appended. What is
-        damaged is left out; the next event is appended behind the last whole one.
+        Called once, in a worker thread, before anything is appended; it may take its time. What
+        is damaged is left out; the next event is appended behind the last whole one.
         """
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import fcntl
 import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,12 +22,15 @@ from eventbus_tasks import (
     InputClosedError,
     OutputReceived,
     ReattachError,
+    Settings,
+    Task,
     TaskCancelled,
     TaskEnded,
     TaskEngine,
     TaskEvent,
     TaskNotFoundError,
     find_running_tasks,
+    hookimpl,
 )
 
 from .conftest import PATIENCE, WRITER, assert_whole, detached_task, end_what_runs, until
@@ -187,6 +193,76 @@ async def test_new_host_with_journal(scene: Scene, anyio_backend: tuple[str, Any
     assert all(end == start for (_, end), (start, _) in itertools.pairwise(ranges))
     (line,) = (scene.project / ".claude-tasks").glob("*-output.md")
     assert b"line 0\n" in line.read_bytes()
+
+
+class Shelf:
+    """A plugin that has the journal of every task, and of which reading it is not so easy."""
+
+    def __init__(self, problem: OSError | None) -> None:
+        self.problem = problem
+        self.told: list[TaskEvent] = []
+
+    @hookimpl
+    def ebt_reopen_journal(self, task: Task) -> object:
+        """Give out this object, which is the journal."""
+        return self
+
+    def events(self) -> list[dict[str, Any]]:
+        """Take longer than anything else of a journal may take."""
+        time.sleep(0.3)
+        if self.problem is not None:
+            raise self.problem
+        return []
+
+    def append(self, events: Sequence[TaskEvent]) -> None:
+        """Take note."""
+        self.told.extend(events)
+
+    def finish(self, outcome: object) -> None:
+        """Nothing is left to do."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+@pytest.mark.usefixtures("memory")
+@pytest.mark.anyio
+@pytest.mark.parametrize("problem", [None, OSError(5, "broken")], ids=["large", "broken"])
+async def test_journal_that_is_hard_to_read(scene: Scene, problem: OSError | None) -> None:
+    """However large or broken the journal of a task is, taking it over does not end the task."""
+    await anyio.to_thread.run_sync(scene.lose_host)
+    detached_task()
+    shelf = Shelf(problem)
+    settings = dataclasses.replace(Settings.load(), journal_deadline=0.1)
+    async with TaskEngine(settings, plugins={"shelf": shelf}) as engine:
+        heard = Listener(engine)
+        task = await engine.reattach((await engine.detached_tasks())[0])
+        with anyio.fail_after(PATIENCE), engine.subscribe(OutputReceived) as stream:
+            async for _ in stream:
+                break
+        assert task.outcome is None
+        await task.cancel()
+    assert isinstance(heard.events[-1], TaskCancelled)
+    kept = heard.events[-1].outcome.persist_error
+    assert (kept is None, bool(shelf.told)) == (problem is None, problem is None)
+    assert_whole(heard.output, scene.written)
+
+
+@pytest.mark.usefixtures("disk")
+@pytest.mark.anyio
+async def test_journal_that_cannot_be_had(scene: Scene) -> None:
+    """A task whose journal is in somebody's hands gets no second one, and says so."""
+    await anyio.to_thread.run_sync(scene.lose_host)
+    detached_task()
+    (path,) = (scene.project / ".claude-tasks").glob("*.events.jsonl")
+    async with TaskEngine() as engine:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            task = await engine.reattach((await engine.detached_tasks())[0])
+            await task.cancel()
+        assert task.outcome is not None
+        assert "in use" in (task.outcome.persist_error or "")
+    assert scene.journal()[0]["event"] == "task.accepted"
 
 
 @pytest.mark.usefixtures("memory")

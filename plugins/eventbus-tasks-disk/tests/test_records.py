@@ -16,8 +16,10 @@ from eventbus_tasks_disk.encoding import EventEncoder
 from eventbus_tasks_disk.records import (
     decode_record,
     encode_record,
+    end_of_records,
     lines_backwards,
     records_forwards,
+    records_with_ends,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -138,6 +140,20 @@ def test_backwards(lines: list[bytes], ends: bool) -> None:
             patch.setattr(records, "_BLOCK", block)
             found = [line for line in lines_backwards(file) if line]
         assert found[::-1] == [line for line in lines if line]
+
+
+@given(
+    st.lists(OBJECTS.map(encode_record) | st.binary(max_size=20) | st.just(b"\n"), max_size=6),
+    st.integers(0, 40),
+)
+def test_end_of_records(pieces: list[bytes], cut: int) -> None:
+    """The last whole record is found from behind where it is found from the beginning."""
+    content = b"".join(pieces)
+    content = content[: max(0, len(content) - cut)]
+    with opened(content) as file:
+        ends = [end for record, end in records_with_ends(file) if record is not None]
+        end = max(ends, default=0)
+        assert end_of_records(file) == (min(end, len(content)), end > len(content))
 
 
 def test_long_line_fills_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary, WeakSet
 
 from eventbus_tasks_disk.history import Entry, Host, add_to_index
-from eventbus_tasks_disk.records import records_forwards, records_with_ends
+from eventbus_tasks_disk.records import end_of_records, records_forwards
 from eventbus_tasks_disk.settings import DiskSettings
 from eventbus_tasks_disk.storage import (
     ARRIVALS,
@@ -146,10 +146,7 @@ class DiskJournal:
                 time.sleep(_PAUSE)  # somebody looks whether it has to be recovered
             else:
                 raise BlockingIOError(errno.EAGAIN, "is in use", folder.path_of(JOURNAL))
-            size = os.fstat(self._file).st_size
-            for record, end in records_with_ends(self._file):
-                if record is not None:
-                    self._size, self._torn = min(end, size), end > size
+            self._size, self._torn = end_of_records(self._file)
             os.ftruncate(self._file, self._size)
             add_unfinished(
                 self._task.settings.state_dir, dataclasses.replace(entry, host=Host.current())

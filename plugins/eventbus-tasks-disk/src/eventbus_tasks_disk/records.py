@@ -19,6 +19,7 @@ __all__ = [
     "MAX_RECORD",
     "decode_record",
     "encode_record",
+    "end_of_records",
     "lines_backwards",
     "records_forwards",
     "records_with_ends",
@@ -129,6 +130,27 @@ def lines_backwards(descriptor: int) -> Iterator[bytes]:
     Raises:
         OSError: The file cannot be read.
     """
+    for line, _ in _lines_backwards(descriptor):
+        yield line
+
+
+def end_of_records(descriptor: int) -> tuple[int, bool]:
+    """Return where the last whole record of a file ends, and whether its line ending is missing.
+
+    Only what lies behind it is read, so it takes no longer for a large file.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    end = os.fstat(descriptor).st_size
+    for number, (line, length) in enumerate(_lines_backwards(descriptor)):
+        if line and decode_record(line) is not None:
+            return (end + 1, False) if number else (end, True)
+        end -= length + 1
+    return 0, False
+
+
+def _lines_backwards(descriptor: int) -> Iterator[tuple[bytes, int]]:
     position = os.fstat(descriptor).st_size
     rest: list[bytes] = []  # the end of a line whose beginning was not read yet
     length = 0
@@ -140,11 +162,11 @@ def lines_backwards(descriptor: int) -> Iterator[bytes]:
         if length <= MAX_RECORD:
             rest.append(pieces[-1])
         if len(pieces) > 1:
-            yield _joined(rest[::-1], length)
-            yield from reversed(pieces[1:-1])
+            yield _joined(rest[::-1], length), length
+            yield from ((piece, len(piece)) for piece in reversed(pieces[1:-1]))
             rest, length = [pieces[0]], len(pieces[0])
     if length:
-        yield _joined(rest[::-1], length)
+        yield _joined(rest[::-1], length), length
 
 
 def _joined(pieces: list[bytes], length: int) -> bytes:
