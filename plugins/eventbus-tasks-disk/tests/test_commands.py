@@ -19,7 +19,14 @@ import pytest
 from eventbus_tasks_disk.history import Entry, Host, open_state
 from eventbus_tasks_disk.records import encode_record
 
-from eventbus_tasks import OutputReceived, TaskEngine, TaskQueued, TaskStarted, TaskStopping
+from eventbus_tasks import (
+    OutputReceived,
+    TaskEngine,
+    TaskQueued,
+    TaskStarted,
+    TaskStopping,
+    TerminationPolicy,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -207,6 +214,28 @@ async def test_logs(history: Path, ebt: Ebt, capfdbinary: pytest.CaptureFixture[
     assert capfdbinary.readouterr().out == b"built\n"
     assert ebt("logs", "1", "--stderr") == 1
     assert b"no stderr of its own" in capfdbinary.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--raw"], [], ["--timestamps"]], ids=["raw", "clean", "times"])
+async def test_logs_without_what_was_freed(
+    make_engine: MakeEngine,
+    project: Path,
+    ebt: Ebt,
+    capfdbinary: pytest.CaptureFixture[bytes],
+    words: list[str],
+) -> None:
+    """Of a task that keeps the end of its output, no zeros stand for what it has freed."""
+    policy = TerminationPolicy(max_output=100_000, keep="tail")
+    argv = ["sh", "-c", "yes long | head -n 1000000; echo end"]
+    async with make_engine() as engine:
+        task = await engine.spawn_task("tail", argv=argv, project_dir=project, policy=policy)
+        outcome = await task.wait()
+    assert sum(outcome.lost_bytes.values()) > 4_000_000
+    assert ebt("logs", "1", *words) == 0
+    printed = capfdbinary.readouterr().out
+    assert b"\0" not in printed
+    assert printed.endswith(b"end\n")
+    assert printed.count(b"long\n") >= 100_000 // len("long\n") - 1
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 999, 20_000, 30_000])

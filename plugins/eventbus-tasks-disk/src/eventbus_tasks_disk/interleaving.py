@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from eventbus_tasks.arrivals import ArrivalReader
+from eventbus_tasks_disk.storage import find_data
 
 __all__ = ["Interleaving", "StampedLine"]
 
@@ -66,10 +67,15 @@ class Interleaving:
     def _read_to(self, stream: str, end: int, at: float | None) -> Iterator[StampedLine]:
         position = self._positions[stream]
         while position < end:
-            block = os.pread(self._logs[stream], min(_BLOCK, end - position), position)
+            begin, stop = find_data(self._logs[stream], position)
+            length = min(_BLOCK, stop - begin, end - begin)
+            block = os.pread(self._logs[stream], length, begin) if length > 0 else b""
             if not block:
-                break  # cut off by somebody, or never written
-            position += len(block)
+                break  # cut off by somebody, lost, or never written
+            if begin > position and (rest := self._begun[stream]):
+                yield StampedLine(stream=stream, data=rest + b"\n", at=at)  # its end was lost
+                self._begun[stream] = b""
+            position = begin + len(block)
             *lines, rest = (self._begun[stream] + block).split(b"\n")
             for line in lines:
                 yield StampedLine(stream=stream, data=line + b"\n", at=at)

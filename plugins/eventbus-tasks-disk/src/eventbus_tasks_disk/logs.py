@@ -18,7 +18,7 @@ from eventbus_tasks_disk.history import Entry, summarize
 from eventbus_tasks_disk.interleaving import Interleaving, StampedLine
 from eventbus_tasks_disk.others import entry_of, follow_until_end, other_tasks
 from eventbus_tasks_disk.printing import one_line, print_text
-from eventbus_tasks_disk.storage import ARRIVALS, JOURNAL, LOGS
+from eventbus_tasks_disk.storage import ARRIVALS, JOURNAL, LOGS, find_data
 
 if TYPE_CHECKING:
     import argparse
@@ -222,9 +222,13 @@ class _Plain:
         self._sink = sink
 
     def show(self) -> None:
-        while block := os.pread(self._log, _BLOCK, self._position):
+        while True:
+            begin, end = find_data(self._log, self._position)
+            block = os.pread(self._log, min(_BLOCK, end - begin), begin)
+            if not block:
+                return
             self._sink.write(block)
-            self._position += len(block)
+            self._position = begin + len(block)
 
     def finish(self) -> None:
         self.show()

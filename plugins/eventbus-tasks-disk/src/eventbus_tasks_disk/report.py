@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from eventbus_tasks_disk.interleaving import Interleaving
 from eventbus_tasks_disk.markdown import Section
-from eventbus_tasks_disk.storage import ARRIVALS, LOGS, TaskFolder
+from eventbus_tasks_disk.storage import ARRIVALS, LOGS, TaskFolder, find_data
 
 if TYPE_CHECKING:
     from eventbus_tasks import Outcome, Stream, Task
@@ -215,13 +214,10 @@ def _from_file(descriptor: int, begin: int, limit: int) -> Iterator[bytes]:
     """Yield a part of a file. Holes, where bytes were lost or freed, are left out."""
     position = begin
     while position < limit:
-        try:
-            position = os.lseek(descriptor, position, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # nothing but a hole up to the end
-                return
-            raise
-        end = min(os.lseek(descriptor, position, os.SEEK_HOLE), limit)
+        position, end = find_data(descriptor, position)
+        end = min(end, limit)
+        if position >= end:
+            return
         while position < end:
             block = os.pread(descriptor, min(_CHUNK, end - position), position)
             if not block:

@@ -25,6 +25,7 @@ __all__ = [
     "SUFFIXES",
     "TaskFolder",
     "create_file",
+    "find_data",
     "make_private_path",
     "open_directory",
     "open_file",
@@ -168,6 +169,25 @@ def open_file(directory: int, name: str, flags: int = os.O_RDONLY) -> int:
         os.close(descriptor)
         raise OSError(errno.EINVAL, "is not a regular file", name)
     return descriptor
+
+
+def find_data(file: int, position: int) -> tuple[int, int]:
+    """Return where the next bytes of a log begin and end that are there, from a position on.
+
+    Between them are holes: bytes that were lost, or freed by the limit of the task. Both are the
+    end of the file when nothing follows. The file's own position is changed.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    try:
+        begin = os.lseek(file, position, os.SEEK_DATA)
+        return begin, os.lseek(file, begin, os.SEEK_HOLE)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+    end = os.fstat(file).st_size
+    return end, end
 
 
 class TaskFolder:
