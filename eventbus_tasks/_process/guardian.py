@@ -289,7 +289,8 @@ class Guardian(Climber):
             timeout = None
             if until < math.inf:
                 # Rounded up: a turn that comes too early would only spin.
-                timeout = max(0, int((until - monotonic()) * 1000) + 1)
+                left = min(until - monotonic(), linux.LONGEST_POLL)
+                timeout = max(0, int(left * 1000) + 1)
             memory[idle] = True
             ready = poll(timeout)
             memory[idle] = False

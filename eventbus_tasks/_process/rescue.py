@@ -13,6 +13,7 @@ import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 
+from eventbus_tasks._process import linux
 from eventbus_tasks._process.descriptors import close_all
 from eventbus_tasks._process.wire import Dropped
 
@@ -115,7 +116,8 @@ def _read(pipe: int, deadline: float) -> bytes:
         except BlockingIOError:
             poll = select.poll()
             poll.register(pipe, select.POLLIN)
-            if not poll.poll(max(0, int((deadline - time.monotonic()) * 1000))):
+            left = min(deadline - time.monotonic(), linux.LONGEST_POLL)
+            if not poll.poll(max(0, int(left * 1000))):
                 return b""
         except OSError:  # EIO: a terminal whose other end nobody has any more
             return b""

@@ -14,6 +14,7 @@ import contextlib
 import errno
 import fcntl
 import json
+import math
 import os
 import select
 import socket
@@ -25,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from eventbus_tasks._process import wire
+from eventbus_tasks._process import linux, wire
 from eventbus_tasks._process.descriptors import close_all
 from eventbus_tasks._process.family import read_process
 
@@ -378,12 +379,14 @@ def watch(
             # The answer is no message, and is passed over below.
             connection.send(json.dumps({"ask": "stop", "now": stop == "now"}).encode())
         while True:
-            left = None if deadline is None else max(0.001, deadline - time.monotonic())
-            connection.settimeout(left)
+            left = math.inf if deadline is None else deadline - time.monotonic()
+            connection.settimeout(max(0.001, min(left, linux.LONGEST_POLL)))
             try:
                 data = connection.recv(wire.PACKET)
             except TimeoutError:
-                return None
+                if left <= linux.LONGEST_POLL:
+                    return None
+                continue
             except ConnectionResetError:
                 continue  # said once, before what is still there to be read
             if not data:

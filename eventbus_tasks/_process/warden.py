@@ -175,7 +175,7 @@ class Warden:
         pauses = [self._pause] if self._sweeping else []
         if (when := self._stand_in.next_look()) is not None:
             pauses.append(max(0.0, when - time.monotonic()))
-        return int(min(pauses) * 1000) + 1 if pauses else None
+        return int(min(*pauses, linux.LONGEST_POLL) * 1000) + 1 if pauses else None
 
     def _disconnect(self) -> None:
         self._closing = True

@@ -236,10 +236,23 @@ async def test_timeout(host: Host) -> None:
     assert (ended.reason, ended.return_code) == ("timed_out", -15)
 
 
-async def test_timeout_that_is_kept(host: Host) -> None:
-    """A task within its limits ends by itself."""
-    run = host.run(["true"], timeout=60, idle_timeout=60, max_output=10)
+@pytest.mark.parametrize("seconds", [60, 3_000_000, 1e300])
+async def test_timeout_that_is_kept(host: Host, seconds: float) -> None:
+    """A task within its limits ends by itself, however long those are."""
+    run = host.run(["sleep", "0.1"], timeout=seconds, idle_timeout=seconds, max_output=10)
     assert (await run.finish()).reason is None
+    next_one = host.run(["true"])  # of the same warden
+    assert (await next_one.finish()).reason is None
+
+
+async def test_grace_of_months(host: Host) -> None:
+    """A rung may wait longer than the kernel can count."""
+    steps = [{"signal": signal.SIGTERM, "scope": "tree", "grace": 3_000_000.0}]
+    run = host.run(["sleep", "600"], steps=steps)
+    await run.until(wire.Started)
+    run.link.stop("cancelled")
+    ended = await run.finish()
+    assert (ended.reason, ended.return_code) == ("cancelled", -15)
 
 
 @pytest.mark.parametrize("capture", ["pipe", "file"])
