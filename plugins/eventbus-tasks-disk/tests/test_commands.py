@@ -101,6 +101,8 @@ async def test_ls_json(history: Path, ebt: Ebt, capsys: Capture) -> None:
     assert (second["id"], second["status"], second["reason"]) == (2, "failed", "exit_code")
     assert second["return_code"] == 3
     assert second["created"] < second["started"] < second["ended"]
+    assert ebt("ls", "--json", "-n", f"{10**30}") == 0
+    assert len(json.loads(capsys.readouterr().out)) == 3
 
 
 async def test_ls_project(history: Path, ebt: Ebt, capsys: Capture, tmp_path: Path) -> None:
@@ -210,7 +212,7 @@ async def test_logs(history: Path, ebt: Ebt, capfdbinary: pytest.CaptureFixture[
     assert capfdbinary.readouterr().out == b"end"
     assert ebt("logs", "3", "-n", "0") == 0
     assert capfdbinary.readouterr().out == b""
-    assert ebt("logs", "1", "-n", "5", "-f") == 0
+    assert ebt("logs", "1", "-n", f"{10**30}", "-f") == 0
     assert capfdbinary.readouterr().out == b"built\n"
     assert ebt("logs", "1", "--stderr") == 1
     assert b"no stderr of its own" in capfdbinary.readouterr().err

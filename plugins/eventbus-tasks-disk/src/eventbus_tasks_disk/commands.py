@@ -148,7 +148,7 @@ def _count(text: str) -> int:
     number = int(text)
     if number < 0:
         raise argparse.ArgumentTypeError(f"must not be negative: {text}")
-    return number
+    return min(number, sys.maxsize)
 
 
 def recover(state_dir: Path) -> None:
