@@ -6,8 +6,9 @@ import errno
 import functools
 import os
 import sys
-from collections.abc import Container, Mapping
-from dataclasses import replace
+import uuid
+from collections.abc import Callable, Container
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -24,19 +25,21 @@ from eventbus_tasks.errors import (
     UnknownAgentError,
     UnsupportedPlatformError,
 )
+from eventbus_tasks.request import TaskRef
 from eventbus_tasks.settings import Settings
 
 if TYPE_CHECKING:
     from eventbus_tasks._runner import TaskRun
-    from eventbus_tasks.plugins import PluginHost
+    from eventbus_tasks.plugins import Failure, PluginHost
     from eventbus_tasks.request import TaskRequest
     from eventbus_tasks.task import Task
 
 __all__ = [
     "Admission",
+    "Entrance",
     "check_id",
     "check_platform",
-    "enter_project",
+    "enter",
     "examine",
     "refusal",
     "session_to_resume",
@@ -168,24 +171,95 @@ def _with_session(request: TaskRequest, resuming: Container[str]) -> TaskRequest
     return replace(request, resume=session, options={**request.options, "resume": session})
 
 
-async def enter_project(
-    request: TaskRequest, plugins: PluginHost, settings: Settings, holder: Mapping[str, Any]
-) -> ProjectLock | Ticket | None:
-    """Take the project, or a ticket for it; ``None`` for a task that shares it.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entrance:
+    """A request that was accepted, and what it has of its project.
+
+    Attributes:
+        ref: Who the task is.
+        request: What was asked for, complete.
+        settings: Those of its project.
+        entry: The lock of the project, a ticket for it, or ``None`` for a task that shares it.
+    """
+
+    ref: TaskRef
+    request: TaskRequest
+    settings: Settings
+    entry: ProjectLock | Ticket | None
+
+    def close(self) -> None:
+        """Give everything back."""
+        close_entry(self.entry)
+
+
+async def enter(
+    request: TaskRequest,
+    plugins: PluginHost,
+    settings: Settings,
+    number: Callable[[int | None], int],
+    *,
+    failed: Failure,
+) -> Entrance:
+    """Check a request and take its project, or a ticket for it.
+
+    All of it in one call into a thread, unless a plugin gives out the numbers: that has to be asked
+    in between, for nothing that is refused gets a number.
+
+    Args:
+        request: What was asked for.
+        plugins: The plugins of the engine.
+        settings: The settings of the engine.
+        number: Makes the number of the task of what a plugin says, or of ``None``; called in any
+            thread.
+        failed: Gets ``(where, what, overran)`` of a plugin that fails.
 
     Raises:
-        ProjectBusyError: Another task has it.
-        OSError: It cannot be locked.
+        InvalidRequestError: It cannot be carried out.
+        SettingsError: The project's own settings are wrong.
+        UnknownAgentError: No plugin drives the agent.
+        ProjectBusyError: Another task has the project.
+        OSError: The project cannot be locked.
     """
+    run = functools.partial(plugins.run, deadline=settings.hook_deadline, brief=True)
+    check = functools.partial(examine, request, plugins, settings)
+    found: Entrance
+    if plugins.answers("ebt_next_task_id"):
+        request, project = await run(check)
+        wanted = await plugins.ask("ebt_next_task_id", {}, failed=failed, check=check_id)
+        take = functools.partial(_enter, request, project, settings, number(wanted))
+        found = await run(take, undo=Entrance.close)
+    else:
+        found = await run(lambda: _enter(*check(), settings, number(None)), undo=Entrance.close)
+    return found
+
+
+def _enter(request: TaskRequest, project: Settings, settings: Settings, number: int) -> Entrance:
+    ref = TaskRef(
+        id=number,
+        uid=str(uuid.uuid4()),
+        name=request.name,
+        agent=request.agent,
+        project_dir=str(request.project_dir),
+    )
+    entry = _enter_project(request, ref, settings)
+    return Entrance(ref=ref, request=request, settings=project, entry=entry)
+
+
+def _enter_project(
+    request: TaskRequest, ref: TaskRef, settings: Settings
+) -> ProjectLock | Ticket | None:
     when_busy = request.when_busy or settings.when_busy
     if when_busy == "share":
         return None
+    holder = {
+        "task": ref.id,
+        "uid": ref.uid,
+        "name": ref.name,
+        "agent": ref.agent,
+        "host_pid": os.getpid(),
+    }
     enter = enter_or_queue if when_busy == "queue" else enter_or_refuse
-    entry: ProjectLock | Ticket | Busy = await plugins.run(
-        functools.partial(enter, request.project_dir, settings.state_dir, holder),
-        deadline=settings.hook_deadline,
-        undo=close_entry,
-    )
+    entry = enter(request.project_dir, settings.state_dir, holder)
     if isinstance(entry, Busy):
         raise ProjectBusyError(str(request.project_dir), dict(entry.holder or {}))
     return entry

@@ -44,7 +44,7 @@ from eventbus_tasks._pump import Turn
 from eventbus_tasks._services import Services
 from eventbus_tasks._sessions import SessionKeeper
 from eventbus_tasks._threads import NoWorkerError
-from eventbus_tasks.builtin.unnamed_log import UnnamedLog
+from eventbus_tasks.builtin import unnamed_log
 from eventbus_tasks.conversation import AgentAnswer, ConversationInterpreter
 from eventbus_tasks.errors import SessionBusyError
 from eventbus_tasks.lifecycle import Facts, Input, judge, step
@@ -185,7 +185,7 @@ class TaskRun:
         if not self._seq:
             journal = await self._ask("ebt_open_journal", check=check_journal, undo=close_quietly)
             self._journal = cast("Journal | None", journal)
-            if isinstance(journal, ReadableJournal):
+            if journal is not None and isinstance(journal, ReadableJournal):
                 self._history = History(LIMIT)
             self._emit(events.TaskAccepted(request=self.task.request))
         if not await self._take_turn() or self._stopped():
@@ -282,9 +282,7 @@ class TaskRun:
     async def _open_log(self, command: Command) -> LogFiles | None:
         separate = command.stderr == "separate"
         store = await self._ask("ebt_output_log", check=check_store)
-        settings = self.task.settings
-        fallback = UnnamedLog(settings.output_dir or settings.state_dir / "unnamed")
-        for candidate in (store, fallback):
+        for candidate in (store, unnamed_log.ebt_output_log(self.task)):
             if candidate is None:
                 continue
             try:
@@ -299,6 +297,7 @@ class TaskRun:
                     ),
                     deadline=self._services.settings.hook_deadline,
                     undo=close_opened,
+                    brief=True,
                 )
             except Exception as error:
                 self._failed_to_persist(f"output log: {type(error).__name__}: {error}")
@@ -578,7 +577,7 @@ class TaskRun:
         """Make the terminal event, and have it durable before anybody is told."""
         terminal = terminal_event(outcome)
         self._record(terminal)
-        if isinstance(self._journal, DurableJournal):
+        if self._journal is not None and isinstance(self._journal, DurableJournal):
             await self._persist("journal", self._journal.sync)
         if outcome.persist_error != self._persist_error:
             outcome = replace(outcome, persist_error=self._persist_error)

@@ -74,6 +74,7 @@ class SessionKeeper:
                 functools.partial(claim_session, settings.state_dir, ref.agent, session_id, about),
                 deadline=settings.hook_deadline,
                 undo=lambda _: self._give_up(session_id),
+                brief=True,
             )
         except (OSError, DeadlineExceededError) as error:
             # A disk that is full or stuck keeps nobody from working.

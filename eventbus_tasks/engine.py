@@ -8,7 +8,6 @@ import itertools
 import logging
 import os
 import threading
-import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -19,10 +18,8 @@ import anyio.abc
 
 from eventbus_tasks._admission import (
     Admission,
-    check_id,
     check_platform,
-    enter_project,
-    examine,
+    enter,
     refusal,
     session_to_resume,
 )
@@ -107,7 +104,7 @@ class TaskEngine:
         self._accepted = itertools.count()
         self._places = Places(self.settings.max_running)
         self._lines = Lines(
-            functools.partial(self.plugins.run, deadline=self.settings.hook_deadline)
+            functools.partial(self.plugins.run, deadline=self.settings.hook_deadline, brief=True)
         )
         self._group: anyio.abc.TaskGroup | None = None
         self._workers: list[anyio.CancelScope] = []
@@ -432,35 +429,13 @@ class TaskEngine:
             self._wake()
 
     async def _try_admit(self, admission: Admission) -> TaskRun | None:
-        deadline = self.settings.hook_deadline
-        settings = self.settings
         assert admission.request is not None
-        request, project = await self.plugins.run(
-            functools.partial(examine, admission.request, self.plugins, settings), deadline=deadline
-        )
-        number = await self.plugins.ask(
-            "ebt_next_task_id", {}, failed=self._hook_failed, check=check_id
-        )
-        if number is None or number in self._runs:
-            number = next(n for n in self._ids if n not in self._runs)
-        uid = str(uuid.uuid4())
-        holder = {
-            "task": number,
-            "uid": uid,
-            "name": request.name,
-            "agent": request.agent,
-            "host_pid": os.getpid(),
-        }
-        entry = await enter_project(request, self.plugins, settings, holder)
         assert self._services is not None
-        ref = TaskRef(
-            id=number,
-            uid=uid,
-            name=request.name,
-            agent=request.agent,
-            project_dir=str(request.project_dir),
+        entered = await enter(
+            admission.request, self.plugins, self.settings, self._number, failed=self._hook_failed
         )
-        task = Task(ref=ref, request=request, settings=project, control=self)
+        entry, request = entered.entry, entered.request
+        task = Task(ref=entered.ref, request=request, settings=entered.settings, control=self)
         admittance = Admittance(next(self._accepted), entry, self._lines, self._places)
         run = TaskRun(self._services, task, admittance)
         try:
@@ -472,9 +447,15 @@ class TaskEngine:
             admittance.release()
             await run.sessions.release()
             raise
-        self._runs[number] = run
+        self._runs[task.id] = run
         admission.run = run
         return run
+
+    def _number(self, wanted: int | None) -> int:
+        """Return the number for a task: the one that is wanted, if no other task has it."""
+        if wanted is None or wanted in self._runs:
+            return next(number for number in self._ids if number not in self._runs)
+        return wanted
 
     def request_stop(self, task: Task, reason: Reason, *, now: bool) -> bool:
         """Begin to end a task (what `Task.cancel_nowait` calls)."""
@@ -532,9 +513,7 @@ class TaskEngine:
         if not self._accepting:
             adoption.close()
             raise EngineClosedError("the engine was closed meanwhile")
-        number = adoption.ref.id
-        if number in self._runs:
-            number = next(n for n in self._ids if n not in self._runs)
+        number = self._number(adoption.ref.id)
         # It has its project already, and runs, whatever the limit.
         admittance = Admittance(next(self._accepted), None, self._lines, self._places)
         run = adoption.start(services, admittance, control=self, number=number, offset=offset)

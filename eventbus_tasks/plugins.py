@@ -349,6 +349,10 @@ class PluginHost:
         found = list(reversed(getattr(self._manager.hook, hook).get_hookimpls()))
         return sorted(found, key=lambda one: one.plugin_name in self._builtins)
 
+    def answers(self, hook: str) -> bool:
+        """Whether there is anybody to ask a hook."""
+        return bool(getattr(self._manager.hook, hook).get_hookimpls())
+
     async def ask(
         self,
         hook: str,
@@ -385,7 +389,7 @@ class PluginHost:
                     answer = call()
                 else:
                     deadline = self._settings.hook_deadline
-                    answer = await self._pool.run(call, deadline=deadline, undo=undo)
+                    answer = await self._pool.run(call, deadline=deadline, undo=undo, brief=True)
                 if answer is not None and check is not None:
                     check(answer)
             except DeadlineExceededError as error:
@@ -408,6 +412,7 @@ class PluginHost:
         deadline: float,
         undo: Callable[[Any], None] | None = None,
         endures: bool = False,
+        brief: bool = False,
     ) -> Any:
         """Run a function of a plugin's object in a worker thread, like a hook.
 
@@ -416,13 +421,16 @@ class PluginHost:
             deadline: Seconds to wait for it.
             undo: Gets what it returns when nobody waits for that any more.
             endures: Whether to wait on through native cancellation; only in a shielded scope.
+            brief: Whether it usually returns within a millisecond; see `DaemonPool.run`.
 
         Raises:
             DeadlineExceededError: It did not return in time.
             NoWorkerError: There is no descriptor or no thread to be had.
             Exception: Whatever it raised.
         """
-        return await self._pool.run(function, deadline=deadline, undo=undo, endures=endures)
+        return await self._pool.run(
+            function, deadline=deadline, undo=undo, endures=endures, brief=brief
+        )
 
     def tell(self, hook: str, arguments: Mapping[str, Any], *, failed: Failure) -> None:
         """Call every implementation of a hook, here and now, each isolated."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import signal
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -149,12 +149,12 @@ class TerminationPolicy:
                 raise ValueError(f"{name} must be one of {allowed}, not {getattr(self, name)!r}")
 
     def with_changes(self, **changes: Any) -> TerminationPolicy:
-        """Return a copy with some fields changed (validated like a new one)."""
-        return replace(self, **changes)
+        """Return a policy with some fields changed (validated like a new one)."""
+        return replace(self, **changes) if changes else self
 
     def to_dict(self) -> dict[str, Any]:
         """Return the policy as plain JSON data, as the guardian receives it."""
-        data = asdict(self)
+        data: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
         data["steps"] = [
             {"signal": int(step.signal), "scope": step.scope, "grace": step.grace}
             for step in self.steps

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import logging
 import os
 import tomllib
@@ -206,6 +207,7 @@ def _read_toml(path: Path, *, lenient: bool = False) -> dict[str, Any]:
         raise SettingsError(str(path), "", f"cannot be read: {error}") from error
 
 
+@functools.cache
 def _fields(kind: type) -> dict[str, dataclasses.Field[Any]]:
     return {item.name: item for item in dataclasses.fields(kind) if not item.name.startswith("_")}
 

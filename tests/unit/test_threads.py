@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Iterator
 
 import anyio
 import pytest
 
+from eventbus_tasks import _threads
 from eventbus_tasks._threads import DaemonPool, DeadlineExceededError, _Job, call_with_deadline
 
 from .conftest import until
@@ -107,6 +109,74 @@ async def test_many_at_once(pool: DaemonPool) -> None:
         for _ in range(8):
             group.start_soon(call)
     assert sorted(results) == list(range(8))
+
+
+@pytest.mark.anyio
+async def test_brief_calls_do_not_compete(
+    pool: DaemonPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Brief calls are made in one thread, one after the other, in the order in which they came."""
+    monkeypatch.setattr(_threads, "PATIENCE", 3600.0)
+    came: list[int] = []
+    made: list[int] = []
+    idents: set[int] = set()
+
+    def note(number: int) -> None:
+        made.append(number)
+        idents.add(threading.get_ident())
+
+    async def call(number: int) -> None:
+        came.append(number)  # trio begins with any of them
+        await pool.run(lambda: note(number), deadline=30, brief=True)
+
+    async with anyio.create_task_group() as group:
+        for number in range(30):
+            group.start_soon(call, number)
+    assert made == came
+    assert len(made) == 30
+    assert len(idents) == 1
+
+
+@pytest.mark.anyio
+async def test_brief_call_that_hangs(pool: DaemonPool) -> None:
+    """A brief call that waits for something delays no other, and gets its own result at last."""
+    release = threading.Event()
+    results: list[object] = []
+
+    async def hang() -> None:
+        results.append(await pool.run(lambda: release.wait(60), deadline=60, brief=True))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(hang)
+        group.start_soon(hang)
+        await anyio.wait_all_tasks_blocked()
+        assert await pool.run(lambda: 5, deadline=30, brief=True) == 5
+        assert await pool.run(lambda: 6, deadline=30, brief=True) == 6
+        assert not results
+        release.set()
+    assert results == [True, True]
+
+
+@pytest.mark.anyio
+async def test_brief_call_that_is_given_up(
+    pool: DaemonPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that overruns, raises or is cancelled while it waits its turn holds up nobody."""
+    monkeypatch.setattr(_threads, "PATIENCE", 3600.0)
+    release = threading.Event()
+    with pytest.raises(DeadlineExceededError):
+        await pool.run(lambda: release.wait(60), deadline=0.02, brief=True)
+    with pytest.raises(ZeroDivisionError):
+        await pool.run(lambda: 1 // 0, deadline=30, brief=True)
+    async with anyio.create_task_group() as group:
+        hanging = functools.partial(pool.run, deadline=60, brief=True)
+        group.start_soon(hanging, lambda: release.wait(60))
+        await anyio.wait_all_tasks_blocked()
+        with anyio.move_on_after(0.02) as scope:
+            await pool.run(lambda: 5, deadline=30, brief=True)
+        assert scope.cancelled_caught
+        release.set()
+    assert await pool.run(lambda: 5, deadline=30, brief=True) == 5
 
 
 def test_blocking_call() -> None:
