@@ -247,9 +247,6 @@ class Warden:
 
     def _launch(self, request: wire.LaunchRequest, given: dict[str, int]) -> None:
         descriptors = Descriptors(host=self._host, **given)
-        if self._closing:
-            self._refuse(request.task, descriptors, OSError(errno.ESHUTDOWN, "stopping"))
-            return
         try:
             pipes = _make_pipes(request.pipes, descriptors)
             descriptors.warden = os.dup(self._to_warden.fileno())
@@ -262,10 +259,12 @@ class Warden:
         held = [fd for fd in (descriptors.lock, descriptors.end_record) if fd is not None]
         group = None if self._cgroups is None else TaskCgroup.of(self._cgroups, request.uid)
         charge = _Charge(request.task, request.uid, request.kill_wait, held, slot, pipes, group)
-        # Blocked, so that no handler of ours ever runs in the child, and that a SIGTERM finds the
-        # new guardian among all others.
+        # Blocked, so that no handler of ours ever runs in the child, and that a SIGTERM either has
+        # come, or finds the new guardian among all others.
         signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
         try:
+            if self._closing:
+                raise OSError(errno.ESHUTDOWN, "stopping")
             pid = os.fork()
             if not pid:
                 _run_guardian(descriptors, self._soft, self._cgroups, slot)

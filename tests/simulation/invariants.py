@@ -99,7 +99,7 @@ def _check_stand_in(life: Life) -> None:
         raise Wrong(f"I11 a ladder of {len(policy.rungs)}, and {kernel.most_heard} were climbed")
     if not plan.stalled[1] < HANGS_FOR_EVER or kernel.warden_dead or _resists(life):
         return
-    odd = plan.terminated is not None or plan.hangs_up is not None or policy.after_exit == "leave"
+    odd = plan.signalled or plan.hangs_up is not None or policy.after_exit == "leave"
     stop = _first_stop(life)
     if odd or stop is None or life.guardian_killed_at is not None:
         return
@@ -195,6 +195,10 @@ def _check_outcome(life: Life, outcome: Outcome) -> None:
         raise Wrong("I8 the event tells another outcome")
     if plan.journal_fails and not outcome.persist_error:
         raise Wrong("I14 the journal failed, and nobody says so")
+    if life.refused:
+        if reason is not Reason.SPAWN_FAILED or leader is not None:
+            raise Wrong(f"I10 its launch was refused, and {reason}")
+        return
     if life.guardian_killed_at is not None and life.machine.end_record is None:
         # With the warden gone as well, nobody knows that a guardian without a word had begun.
         silent = kernel.warden_dead and "Started" not in life.told_at
@@ -256,7 +260,7 @@ def _check_output(life: Life, outcome: Outcome) -> None:
 def _check_reason(life: Life, outcome: Outcome) -> None:
     kernel, policy, reason = life.kernel, life.plan.policy, outcome.reason
     died = kernel.leader_died
-    if life.plan.terminated is not None:
+    if life.plan.signalled:
         return  # told by a signal, whose moment only the guardian knows
     stops = [(when, why) for when, why, _, _ in life.accepted]
     own = {Reason.EXITED, Reason.EXIT_CODE, Reason.SIGNALLED}

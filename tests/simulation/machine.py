@@ -32,7 +32,7 @@ from eventbus_tasks._process.standin import StandIn
 from eventbus_tasks._process.streams import Streams
 from eventbus_tasks._process.warden import Warden, _Charge
 
-from .kernel import GUARDIAN, WARDEN, GuardianDeath, Kernel, Proc
+from .kernel import GUARDIAN, TERM, WARDEN, GuardianDeath, Kernel, Proc
 
 # Descriptors of the guardian, by their role.
 CONTROL, BELL, SPEC, STDIN, LOG, HOST, LOCK, REPORT, WAKE, PIPE = range(100, 110)
@@ -57,7 +57,9 @@ class Machine:
         self.report: tuple[float, bytes] = (1e9, b"")
         self.report_read = False
         self.guardian_lock = self.warden_lock = True
-        self.lock_freed: Callable[[], None] = lambda: None
+        self.lock_freed: Callable[[], None] = _nothing
+        self.terminate: Callable[[], None] = _nothing
+        self.terminated_early = False  # the guardian got SIGTERM before it could handle it
         self.acting = GUARDIAN
         self.end_record: Any = None
         self.slot = MemorySlot()
@@ -137,6 +139,12 @@ class Machine:
             raise ProcessLookupError(3, "no such group")
         for proc in members:
             self.kernel.send(proc, number)
+
+    def kill(self, pid: int, number: int) -> None:
+        """The warden signals a guardian, which is an unreaped child of its own."""
+        assert (pid, number) == (GUARDIAN, TERM), "nobody else is signalled by number"
+        if not self.kernel.guardian_dead:
+            self.terminate()
 
     # -- family --------------------------------------------------------------------------------
 
@@ -510,7 +518,10 @@ def installed() -> Iterator[None]:
         "descendants": climbing_only["descendants"],
         "close_all": lambda numbers: Machine.current.close_all(numbers),
         "signal_process": signalling_only["signal_process"],
-        "wire": _Standin(wire, encode_routed=lambda _, message: message),
+        "os": _Standin(fake_os, **vars(fake_os), kill=lambda *who: Machine.current.kill(*who)),
+        "wire": _Standin(
+            wire, encode=lambda message: message, encode_routed=lambda _, message: message
+        ),
     }
     with pytest.MonkeyPatch.context() as patch:
         for module, names in (
@@ -537,6 +548,8 @@ class SimulatedGuardian(Guardian):
 
     def _prepare_signals(self) -> None:
         self._wake = WAKE
+        if Machine.current.terminated_early:
+            self._on_terminate()
 
 
 _DESCRIPTORS = guardian_module.Descriptors(
@@ -561,31 +574,47 @@ def make_guardian(kind: type[Guardian], policy: Any) -> Guardian:
     return made
 
 
+class _Board:
+    """A board with one slot."""
+
+    descriptor = 135
+    give_back = staticmethod(_nothing)
+
+    def __init__(self, slot: Slot) -> None:
+        self._slot = slot
+
+    def take(self) -> Slot:
+        return self._slot
+
+
 class SimulatedWarden(Warden):
     """The real warden with one guardian."""
 
+    _host = HOST
+    _to_warden = SimpleNamespace(fileno=lambda: 132)  # type: ignore[assignment]
+    _soft = 1024
+    _cgroups = None
+
     def __init__(self) -> None:
         self._out = Out()  # type: ignore[assignment]
-        machine = Machine.current
-        policy = machine.plan.policy
-        self._charge = _Charge(
-            1,
-            "u",
-            policy.kill_wait,
-            [WARDEN_LOCK],
-            slot=machine.slot,
-            pipes=[("stdout", WARDEN_PIPE)],
-        )
-        self._guardians = {GUARDIAN: self._charge}
-        self._pids = {1: GUARDIAN}
-        self._board = SimpleNamespace(give_back=_nothing)  # type: ignore[assignment]
+        self._guardians = {}
+        self._pids = {}
+        self._board = _Board(Machine.current.slot)  # type: ignore[assignment]
         self._stand_in = StandIn(self._tell, _nothing)
-        if policy.timeout is not None:
-            self._stand_in.watch(GUARDIAN, 1, machine.slot, due=policy.timeout)
         self._sweeping = []
         self._ownership = Ownership()
         self._connected = True
         self._closing = False
+
+    def take_charge(self) -> None:
+        """Have the guardian, as a launch leaves it that nothing has happened to."""
+        slot, policy = Machine.current.slot, Machine.current.plan.policy
+        pipes = [("stdout", WARDEN_PIPE)]
+        charge = _Charge(1, "u", policy.kill_wait, [WARDEN_LOCK], slot=slot, pipes=pipes)
+        self._guardians[GUARDIAN] = charge
+        self._pids[1] = GUARDIAN
+        if policy.timeout is not None:
+            self._stand_in.watch(GUARDIAN, 1, slot, due=policy.timeout)
 
     def _hear_guardian(self) -> bool:
         return False  # what it says comes by `announce_ladder`, at once

@@ -17,6 +17,7 @@ from eventbus_tasks.lifecycle import Facts, Input, LifeState, judge
 from eventbus_tasks.lifecycle import step as real_step
 from eventbus_tasks.outcome import Reason, TaskStatus
 
+from .launching import Launch
 from .machine import Machine, SimulatedGuardian, SimulatedWarden
 from .world import Parts, SimulatedRun
 
@@ -198,6 +199,28 @@ class _IdleWarden(SimulatedWarden):
         self._stand_in._watches.clear()
 
 
+class _LateWarden(SimulatedWarden):
+    """Told to end, it tells those guardians only that have settled."""
+
+    def _on_terminate(self, *_: Any) -> None:
+        everybody = self._guardians
+        settled = self._pids.values()
+        self._guardians = {pid: one for pid, one in everybody.items() if pid in settled}
+        super()._on_terminate()
+        self._guardians = everybody
+
+
+class _HastyWarden(SimulatedWarden):
+    """Told to end in the middle of a launch, it launches all the same."""
+
+    _closing = property(lambda _: False, lambda *_: None)
+
+
+def _blocks_nothing(self: Any, *_: Any) -> None:
+    """Signals reach the warden while it forks."""
+    self._call()
+
+
 def _overlooks_the_warden(self: Any) -> None:
     """It begins its ladder at the first rung, whatever the warden has done meanwhile."""
     self._slot.taken = False
@@ -304,6 +327,9 @@ MUTANTS: dict[str, Mutant] = {
     "does not tell a lost guardian": Mutant(lambda: Parts(warden=_SilentWarden)),
     "does not name orphans that resist": Mutant(lambda: Parts(warden=_PatientWarden)),
     "lets guardians hang": Mutant(lambda: Parts(warden=_IdleWarden)),
+    "does not tell who has not settled": Mutant(lambda: Parts(warden=_LateWarden)),
+    "launches after it was told to end": Mutant(lambda: Parts(warden=_HastyWarden)),
+    "blocks no signals while it forks": Mutant(Parts, ((Launch, "mask", _blocks_nothing),)),
     "climbs what the warden has climbed": Mutant(_guardian(_resume=_overlooks_the_warden)),
     "kills before the grace": _ladder(__init__=_impatient),
     "lengthens when it should shorten": _ladder(shorten=_lengthens),

@@ -22,6 +22,7 @@ from eventbus_tasks.request import TaskRef
 
 from .invariants import Wrong, check
 from .kernel import GUARDIAN, TERM, GuardianDeath, Kernel, NeverAgain, Traits
+from .launching import CALLS, Launch
 from .machine import Machine, SimulatedGuardian, SimulatedWarden, make_guardian
 
 T = TypeVar("T")
@@ -123,6 +124,11 @@ class Plan:
         elif pick() < 0.1:
             begin = choice(moments)
             self.stalled = (begin, begin + choice((0.3, 2.0, 8.0)))
+        # When the warden gets SIGTERM: while it runs, or before which call of its launch.
+        self.warden_terminated = choice(moments) + pick() if pick() < 0.03 else None
+        self.launch_terminated = int(pick() * CALLS) if pick() < 0.03 else None
+        signalled = (self.terminated, self.warden_terminated, self.launch_terminated)
+        self.signalled = signalled != (None, None, None)
 
     def begin(self, kernel: Kernel) -> None:
         """What the program does, from its exec on."""
@@ -336,8 +342,10 @@ class Life:
         self.guardian_killed_at: float | None = None
         self.left_at_end: list[int] | None = None
         self.outcome: Outcome | None = None
-        self.never = False
+        self.never = self.refused = False
+        self.guardian: Guardian | None = None
         self.machine.lock_freed = self._freed
+        self.machine.terminate = self._wake_by_sigterm
 
     def live(self) -> None:
         """Live it, then check every invariant."""
@@ -350,9 +358,16 @@ class Life:
             return
         self.task._step(Input.LAUNCH)
         self.machine.warden = self.warden = self.parts.warden()
+        if self.plan.launch_terminated is None:
+            self.warden.take_charge()
+        else:
+            Launch(self.machine, self.plan.launch_terminated, self._terminate_warden).run()
         self._schedule()
         try:
-            self._be_guardian()
+            if self.warden._guardians:
+                self._be_guardian()
+            else:
+                self.refused = True
             self._be_warden()
         except NeverAgain:
             self.never = True
@@ -362,11 +377,12 @@ class Life:
 
     def _loosen(self) -> None:
         """Cut what goes round in circles, so that the next life has the memory of this one."""
-        self.machine.tell = self.machine.lock_freed = _nothing
+        self.machine.tell = self.machine.lock_freed = self.machine.terminate = _nothing
         self.kernel.leader_gone = _nothing
         self.kernel.events.clear()
         self.run_._journal = None
-        self.guardian._captures.clear()
+        if self.guardian is not None:
+            self.guardian._captures.clear()
         del self.warden._stand_in
 
     # -- what happens to it --------------------------------------------------------------------
@@ -381,6 +397,7 @@ class Life:
             (plan.guardian_dies, self._guardian_dies),
             (plan.warden_dies, self._warden_dies),
             (plan.terminated, self._terminate),
+            (plan.warden_terminated, self._terminate_warden),
         ):
             if moment is not None:
                 kernel.at(moment, what)
@@ -416,9 +433,22 @@ class Life:
 
     def _terminate(self) -> None:
         if self.machine.acting == GUARDIAN and not self.kernel.guardian_dead:
+            self._wake_by_sigterm()
+            self.accepted.append((self.kernel.now, Reason.CANCELLED, False, True))
+
+    def _wake_by_sigterm(self) -> None:
+        if self.guardian is None:
+            self.machine.terminated_early = True
+        else:
             self.guardian._on_terminate()
             self.kernel.sigchld = True  # the signal wakes it like any other
+
+    def _terminate_warden(self) -> None:
+        if self.kernel.warden_dead:
+            return
+        if self.machine.acting == GUARDIAN and not self.kernel.guardian_dead:
             self.accepted.append((self.kernel.now, Reason.CANCELLED, False, True))
+        self.warden._on_terminate()
 
     def _told(self, message: Any) -> None:
         known = isinstance(message, wire.Stopping) and "Stopping" in self.told_at
@@ -437,20 +467,20 @@ class Life:
 
     def _be_guardian(self) -> None:
         kernel, machine = self.kernel, self.machine
-        self.guardian = make_guardian(self.parts.guardian, self.plan.policy)
+        self.guardian = guardian = make_guardian(self.parts.guardian, self.plan.policy)
         try:
-            self.guardian.run()
+            guardian.run()
             machine.guardian_ended = True
         except GuardianDeath:
             machine.close_lock(106)
         if machine.end_record is not None and self.ended_at is None:
             self.ended_at = machine.end_record.at
-        guardian = kernel.procs[GUARDIAN]
-        guardian.end(-9 if kernel.guardian_dead else 0)
+        process = kernel.procs[GUARDIAN]
+        process.end(-9 if kernel.guardian_dead else 0)
         if not kernel.guardian_dead:
             kernel.guardian_dead = True
             machine.close_lock(106)
-            for child in tuple(guardian.children):
+            for child in tuple(process.children):
                 kernel._reparent(child)
 
     def _be_warden(self) -> None:

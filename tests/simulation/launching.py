@@ -1,0 +1,155 @@
+"""The warden's launch of a guardian, call by call, with a SIGTERM that comes before any of them.
+
+What a launch leaves behind when nothing happens to it is always the same, so that most lives begin
+with that (`SimulatedWarden.take_charge`), and only those with such a SIGTERM begin here.
+"""
+
+from __future__ import annotations
+
+import select
+import signal
+from collections.abc import Callable, Collection
+from types import SimpleNamespace
+from typing import Any, Final
+
+import pytest
+
+from eventbus_tasks._process import warden as warden_module
+from eventbus_tasks._process import wire
+
+from .kernel import GUARDIAN
+from .machine import BELL, CONTROL, LOG, SPEC, STDIN, WARDEN_LOCK, WARDEN_PIPE, Machine
+
+__all__ = ["CALLS", "Launch"]
+
+CALLS: Final = 24
+"""More calls than one launch makes: the signal may also come after the last of them."""
+
+_GIVEN: Final = {
+    "control": CONTROL,
+    "bell": BELL,
+    "spec": SPEC,
+    "stdin": STDIN,
+    "stdout": LOG,
+    "lock": WARDEN_LOCK,
+}
+_ENDS: Final = ((WARDEN_PIPE, 131), (133, 134))
+"""The two pipes of a launch: for the output, and to learn that the guardian has settled."""
+
+
+class Launch:
+    """What the warden calls meanwhile; a signal that is blocked comes as soon as it is not.
+
+    Args:
+        machine: Where it happens.
+        when: Before which of its calls the signal comes.
+        tell: Has the warden handle it.
+    """
+
+    def __init__(self, machine: Machine, when: int, tell: Callable[[], None]) -> None:
+        self._machine = machine
+        self._when = when
+        self._tell = tell
+        self._calls = 0
+        self._ends = iter(_ENDS)
+        self._blocked = self._pending = False
+
+    def run(self) -> None:
+        """Have the warden carry out a request to launch, which is the real code."""
+        machine, warden = self._machine, self._machine.warden
+        assert warden is not None
+        policy = machine.plan.policy
+        request = wire.LaunchRequest(
+            task=1,
+            uid="u",
+            timeout=policy.timeout,
+            kill_wait=policy.kill_wait,
+            pipes=("stdout",),
+            descriptors=tuple(_GIVEN),
+        )
+        machine.guardian_lock = False
+        stand_ins = {
+            "os": SimpleNamespace(
+                O_CLOEXEC=0,
+                dup=self._dup,
+                pipe2=self._pipe,
+                fork=self._fork,
+                close=self._close,
+                kill=machine.kill,
+            ),
+            "signal": SimpleNamespace(
+                SIG_SETMASK=signal.SIG_SETMASK,
+                SIGTERM=signal.SIGTERM,
+                valid_signals=signal.valid_signals,
+                pthread_sigmask=self.mask,
+            ),
+            "socket": SimpleNamespace(socket=lambda fileno: _Control(machine)),
+            "select": SimpleNamespace(POLLIN=select.POLLIN, poll=lambda: self),
+        }
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in stand_ins.items():
+                patch.setattr(warden_module, name, value)
+            self._call()
+            warden._launch(request, dict(_GIVEN))
+            self._when = min(self._calls, self._when)
+            self._call()
+
+    def _call(self) -> None:
+        if self._calls == self._when:
+            self._pending = True
+        self._calls += 1
+        self._deliver()
+
+    def _deliver(self) -> None:
+        if self._pending and not self._blocked:
+            self._pending = False
+            self._tell()
+
+    def mask(self, _: int, numbers: Collection[int]) -> None:
+        """Block these signals, and no others."""
+        self._call()
+        self._blocked = bool(numbers)
+        self._deliver()
+
+    def _fork(self) -> int:
+        self._call()
+        self._machine.guardian_lock = True
+        self._call()  # while it forks
+        return GUARDIAN
+
+    def _dup(self, number: int) -> int:
+        self._call()
+        return number
+
+    def _pipe(self, _: int) -> tuple[int, int]:
+        self._call()
+        return next(self._ends)
+
+    def _close(self, number: int) -> None:
+        self._call()
+        self._machine.close(number)
+
+    # The poll of the warden.
+
+    def register(self, _: int, __: int) -> None:
+        """Watch what tells that the guardian has settled."""
+
+    def poll(self, _: int) -> None:
+        """Wait for that."""
+        self._call()
+
+
+class _Control:
+    """The guardian's end of its socket to the host, used by the warden in its place."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+
+    def __enter__(self) -> _Control:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def send(self, message: Any) -> None:
+        """Tell the host."""
+        self._machine.tell(message)
