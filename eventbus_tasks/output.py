@@ -104,14 +104,20 @@ class _StreamLog:
         if self.path is None:
             if self.size > keep:
                 return
-            self.memory = os.pread(self.descriptor, self.size, 0) if self.size else b""
+            try:
+                self.memory = os.pread(self.descriptor, self.size, 0) if self.size else b""
+            except OSError:
+                return  # a broken disk, which whoever reads it will meet; the task has ended well
         self.close()
 
     def shorten(self) -> None:
         """Keep the end of an unnamed log only, and no descriptor."""
         if self.descriptor is not None and self.path is None:
             self.memory_start = max(0, self.size - _KEEP_IN_MEMORY)
-            self.memory = os.pread(self.descriptor, _KEEP_IN_MEMORY, self.memory_start)
+            try:
+                self.memory = os.pread(self.descriptor, _KEEP_IN_MEMORY, self.memory_start)
+            except OSError:
+                self.memory_start, self.memory = self.size, b""
             self.close()
 
     def close(self) -> None:

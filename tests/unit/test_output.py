@@ -302,3 +302,22 @@ def test_what_is_not_in_memory_is_cold(tmp_path: Path) -> None:
     assert cursor.look(4096) == 1 << 20
     assert cursor.advance(4096, 1 << 20, read=True) == (0, 4096, 0, False)
     made.close()
+
+
+def test_unreadable_log_at_the_end_of_its_task(tmp_path: Path) -> None:
+    """A log that cannot be read any more is an error for its readers, not for the engine."""
+    log = os.open(tmp_path / "log", os.O_CREAT | os.O_RDWR, 0o600)
+    os.write(log, b"line\n")
+    made = TaskOutput()
+    made.attach(LogFiles(stdout=log))
+    assert StreamCursor(made, "stdout").advance(100, 5) is not None
+    unreadable = os.open(tmp_path / "log", os.O_WRONLY)
+    os.dup2(unreadable, log)
+    os.close(unreadable)
+    made.end()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        made.read()
+    made.shorten()
+    assert made.read(5) == b""
+    with pytest.raises(OutputUnavailableError):
+        made.read()
