@@ -47,6 +47,7 @@ from eventbus_tasks._process.rendezvous import Rendezvous, hand_over
 from eventbus_tasks._process.spawn import IGNORED, LeaderPlan, parse_failure, start_leader
 from eventbus_tasks._process.streams import open_streams
 from eventbus_tasks._process.upwards import WardenLink
+from eventbus_tasks._process.waiting import poll_time
 
 __all__ = ["Descriptors", "Guardian"]
 
@@ -286,11 +287,7 @@ class Guardian(Climber):
         memory, idle, taken = self._slot.flags()
         while True:
             until = due if index is None else min(due, index.deadline)
-            timeout = None
-            if until < math.inf:
-                # Rounded up: a turn that comes too early would only spin.
-                left = min(until - monotonic(), linux.LONGEST_POLL)
-                timeout = max(0, int(left * 1000) + 1)
+            timeout = None if until == math.inf else poll_time(until - monotonic())
             memory[idle] = True
             ready = poll(timeout)
             memory[idle] = False

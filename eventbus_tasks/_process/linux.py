@@ -15,7 +15,6 @@ __all__ = [
     "IN_CLOSE_WRITE",
     "IN_DELETE",
     "IN_MODIFY",
-    "LONGEST_POLL",
     "fork_into",
     "inotify_open",
     "inotify_watch",
@@ -30,9 +29,6 @@ IN_MODIFY = 0x2
 IN_CLOSE_WRITE = 0x8
 IN_CLOSE = 0x8 | 0x10
 IN_DELETE = 0x200
-LONGEST_POLL = 86400.0
-"""Seconds: `poll` counts milliseconds in 32 bits, 24 days. Who waits longer looks once more."""
-
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36

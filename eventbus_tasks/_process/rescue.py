@@ -13,8 +13,8 @@ import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 
-from eventbus_tasks._process import linux
 from eventbus_tasks._process.descriptors import close_all
+from eventbus_tasks._process.waiting import poll_time
 from eventbus_tasks._process.wire import Dropped
 
 __all__ = ["prepare_rescue", "rescue"]
@@ -116,8 +116,7 @@ def _read(pipe: int, deadline: float) -> bytes:
         except BlockingIOError:
             poll = select.poll()
             poll.register(pipe, select.POLLIN)
-            left = min(deadline - time.monotonic(), linux.LONGEST_POLL)
-            if not poll.poll(max(0, int(left * 1000))):
+            if not poll.poll(poll_time(deadline - time.monotonic())):
                 return b""
         except OSError:  # EIO: a terminal whose other end nobody has any more
             return b""

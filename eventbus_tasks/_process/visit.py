@@ -26,9 +26,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from eventbus_tasks._process import linux, wire
+from eventbus_tasks._process import wire
 from eventbus_tasks._process.descriptors import close_all
 from eventbus_tasks._process.family import read_process
+from eventbus_tasks._process.waiting import LONGEST
 
 __all__ = [
     "Attached",
@@ -380,11 +381,11 @@ def watch(
             connection.send(json.dumps({"ask": "stop", "now": stop == "now"}).encode())
         while True:
             left = math.inf if deadline is None else deadline - time.monotonic()
-            connection.settimeout(max(0.001, min(left, linux.LONGEST_POLL)))
+            connection.settimeout(max(0.001, min(left, LONGEST)))
             try:
                 data = connection.recv(wire.PACKET)
             except TimeoutError:
-                if left <= linux.LONGEST_POLL:
+                if left <= LONGEST:
                     return None
                 continue
             except ConnectionResetError:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import gc
+import math
 import os
 import resource
 import select
@@ -40,6 +41,7 @@ from eventbus_tasks._process.outbox import Outbox
 from eventbus_tasks._process.spawn import IGNORED, reset_signals
 from eventbus_tasks._process.standin import StandIn
 from eventbus_tasks._process.upwards import receive
+from eventbus_tasks._process.waiting import poll_time
 
 __all__ = ["main"]
 
@@ -175,7 +177,7 @@ class Warden:
         pauses = [self._pause] if self._sweeping else []
         if (when := self._stand_in.next_look()) is not None:
             pauses.append(max(0.0, when - time.monotonic()))
-        return int(min(*pauses, linux.LONGEST_POLL) * 1000) + 1 if pauses else None
+        return poll_time(min(pauses, default=math.inf))
 
     def _disconnect(self) -> None:
         self._closing = True

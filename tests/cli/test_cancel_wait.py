@@ -115,7 +115,7 @@ def test_wait_has_the_exit_code(
     first = start(ebt, project, "tests", f"echo ready; {gate.wait}; exit 7", environ=environ)
     code, _, errors = run(ebt, "wait", "tests", "--timeout", "0.1")
     assert (code, errors) == (124, "ebt: waiting for tests…\nebt: tests: still running\n")
-    waiting = ebt("wait", "tests", environ=environ)
+    waiting = ebt("wait", "tests", "--timeout", "1e300", environ=environ)
     waiting.read_message("waiting")
     gate.open()
     assert waiting.wait()[0] == 7

@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -32,6 +32,7 @@ from eventbus_tasks import (
     find_running_tasks,
     hookimpl,
 )
+from eventbus_tasks._threads import DeadlineExceededError
 
 from .conftest import PATIENCE, WRITER, assert_whole, detached_task, end_what_runs, until
 
@@ -201,6 +202,8 @@ class Shelf:
     def __init__(self, problem: OSError | None) -> None:
         self.problem = problem
         self.told: list[TaskEvent] = []
+        self.reading = threading.Event()
+        self.may_end = threading.Event()
 
     @hookimpl
     def ebt_reopen_journal(self, task: Task) -> object:
@@ -208,8 +211,9 @@ class Shelf:
         return self
 
     def events(self) -> list[dict[str, Any]]:
-        """Take longer than anything else of a journal may take."""
-        time.sleep(0.3)
+        """Take as long as the test wants."""
+        self.reading.set()
+        assert self.may_end.wait(PATIENCE)
         if self.problem is not None:
             raise self.problem
         return []
@@ -237,6 +241,11 @@ async def test_journal_that_is_hard_to_read(scene: Scene, problem: OSError | Non
     async with TaskEngine(settings, plugins={"shelf": shelf}) as engine:
         heard = Listener(engine)
         task = await engine.reattach((await engine.detached_tasks())[0])
+        assert await anyio.to_thread.run_sync(shelf.reading.wait, PATIENCE)
+        # Once this has taken too long, the reading that had begun before has, too.
+        with pytest.raises(DeadlineExceededError):
+            await engine.plugins.run(shelf.may_end.wait, deadline=settings.journal_deadline)
+        shelf.may_end.set()
         with anyio.fail_after(PATIENCE), engine.subscribe(OutputReceived) as stream:
             async for _ in stream:
                 break

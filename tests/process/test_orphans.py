@@ -70,4 +70,6 @@ def test_memory_of_threads_that_sleep_is_left_alone(tmp_path: Path) -> None:
             shares = Ownership().share([asleep], {"first", "second"})
             assert shares == {"first": [asleep], "second": [asleep]}
         finally:
-            os.close(os.open(tmp_path / "fifo", os.O_RDWR))
+            # Open for as long as anybody may still come to open it: the child may be late.
+            with (tmp_path / "fifo").open("r+b", buffering=0):
+                process.wait()

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from eventbus_tasks import _runner as runner_module
-from eventbus_tasks._process import climbing, linux, signalling, standin, wire
+from eventbus_tasks._process import climbing, signalling, standin, wire
 from eventbus_tasks._process import guardian as guardian_module
 from eventbus_tasks._process import warden as warden_module
 from eventbus_tasks._process.board import Slot, State
@@ -503,7 +503,7 @@ def installed() -> Iterator[None]:
     guardian_only = {
         "socket": _Standin(socket, socket=Control),
         "signal": _Standin(signal, signal=_nothing, set_wakeup_fd=_nothing),
-        "linux": _Standin(linux, set_child_subreaper=_nothing),
+        "linux": SimpleNamespace(set_child_subreaper=_nothing),
         "children": lambda pid: Machine.current.children(pid),
         "read_process": lambda pid: Machine.current.read_process(pid),
         "start_leader": lambda plan: Machine.current.start_leader(plan),
