@@ -48,6 +48,7 @@ class Bus:
         self._numbers = itertools.count(1)
         self._plan: dict[type[TaskEvent], tuple[Subscription, ...]] = {}
         self._line_plan: tuple[Subscription, ...] | None = None
+        self._wants_output: bool | None = None
         self._streams: set[EventStream[Any]] = set()
         self._signals: dict[type[TaskEvent], EventSignal[Any]] = {}
         self._exposed: dict[type[TaskEvent], blinker.Signal] = {}
@@ -85,6 +86,7 @@ class Bus:
     def _forget_plans(self) -> None:
         self._plan.clear()
         self._line_plan = None
+        self._wants_output = None
 
     def disconnect(self, subscription: Subscription) -> None:
         self._subscriptions.pop(subscription.number, None)
@@ -102,8 +104,12 @@ class Bus:
 
     def wants_output(self) -> bool:
         """Whether anybody would look at output as it arrives."""
-        if self._plan_for(OutputReceived) or self._plan_for(OutputLine) or self._streams:
-            return True
+        wants = self._wants_output
+        if wants is None:
+            plans = self._plan_for(OutputReceived) or self._plan_for(OutputLine)
+            wants = self._wants_output = bool(plans or self._streams)
+        if wants or not self._exposed:
+            return wants
         return any(
             bool(signal.receivers) and issubclass(kind, (OutputLine, OutputReceived))
             for kind, signal in self._exposed.items()
@@ -116,14 +122,16 @@ class Bus:
         one: what is emitted meanwhile waits for its turn.
         """
         deliveries: list[Delivery] = []
-        self._queue.append((event, task, deliveries))
-        if not self._emitting:
-            self._emitting = True
-            try:
-                while self._queue:
-                    self._deliver(*self._queue.popleft())
-            finally:
-                self._emitting = False
+        if self._emitting:
+            self._queue.append((event, task, deliveries))
+            return deliveries
+        self._emitting = True
+        try:
+            self._deliver(event, task, deliveries)
+            while self._queue:
+                self._deliver(*self._queue.popleft())
+        finally:
+            self._emitting = False
         return deliveries
 
     def _deliver(self, event: TaskEvent, task: Any, deliveries: list[Delivery]) -> None:
@@ -383,10 +391,12 @@ class Bus:
             stream._mailbox.close()
         else:
             self._streams.add(stream)
+            self._wants_output = None
         return stream
 
     def forget_stream(self, stream: EventStream[Any]) -> None:
         self._streams.discard(stream)
+        self._wants_output = None
 
     def close(self) -> None:
         """Let every worker and stream end once it has had what is waiting.

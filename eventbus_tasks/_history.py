@@ -30,8 +30,9 @@ MOST: Final = 65536
 EXACT: Final = 8192
 """Ranges of a run that are kept one by one at least; older ones are merged for good."""
 
-AT_ONCE: Final = 64
-"""Ranges that are kept as they are, before they become numbers."""
+AT_ONCE: Final = 16
+"""Ranges that are kept as they are, before they become numbers: more would drive what a hundred
+chatty tasks need out of the processor's caches."""
 
 
 class _Run:

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import select
 import socket
 import subprocess
 import sys
-import termios
 import time
 import weakref
 from collections import deque
@@ -84,6 +82,8 @@ class GuardianLink:
         self._task = task
         self._control = control
         self._bell = bell
+        self._look = select.poll()
+        self._look.register(control, select.POLLIN)
         self._argv = tuple(argv)
         self._extra: deque[wire.Message] = deque()
         self._eof = False
@@ -132,14 +132,12 @@ class GuardianLink:
         return self._released
 
     def has_news(self) -> bool:
-        """Whether `poll` would return a message: a quick look. The end alone is not seen."""
+        """Whether `poll` would find something new: a quick look."""
         if self._closed or self._released:
             return False
         if self._extra or self._unsent:
             return True
-        waiting = bytearray(4)
-        fcntl.ioctl(self._control, termios.FIONREAD, waiting)
-        return any(waiting)
+        return not self._eof and bool(self._look.poll(0))
 
     def poll(self) -> list[wire.Message]:
         """Return every message that has arrived, without waiting."""
