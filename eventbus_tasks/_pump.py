@@ -19,10 +19,11 @@ import anyio
 import anyio.lowlevel
 
 from eventbus_tasks._native import absorb, wait_at_most
+from eventbus_tasks._restraint import ProcessorWait, Restraint
 
 __all__ = ["OutputPump", "Turn"]
 
-BUDGET: Final = 0.0005
+BUDGET: Final = 0.0003
 """Seconds of turns after which everything else on the loop has its turn: what the loop lags."""
 
 INTERVAL: Final = 0.005
@@ -42,7 +43,7 @@ class Turn(enum.Enum):
 
 
 class _Entry:
-    __slots__ = ("context", "descriptor", "done", "failure", "ready", "said", "turn")
+    __slots__ = ("context", "descriptor", "done", "failure", "floods", "ready", "said", "turn")
 
     def __init__(self, descriptor: int, turn: Callable[[], Turn]) -> None:
         self.descriptor = descriptor
@@ -50,6 +51,7 @@ class _Entry:
         # Receivers find the context of whoever spawned the task, as in everything else of it.
         self.context = contextvars.copy_context()
         self.ready = False
+        self.floods = False  # there was more than one turn could hand out
         self.done = anyio.Event()
         self.said = Turn.DONE  # at the end
         self.failure: BaseException | None = None
@@ -67,6 +69,10 @@ class OutputPump:
         self._ready: deque[_Entry] = deque()
         self._hurry = anyio.Event()
         self._rounds: deque[float] = deque([0.0] * BUSY, maxlen=BUSY)
+        self._floods = 0  # how many of the ready ones
+        self._processors = len(os.sched_getaffinity(0))
+        self._waited = ProcessorWait()
+        self._restraint = Restraint(self._waited)
         self._closed = False
         self._running = False
 
@@ -135,11 +141,16 @@ class OutputPump:
         while self._ready:
             entry = self._ready.popleft()
             entry.ready = False
+            self._floods -= entry.floods
             self._take_turn(entry)
             if time.monotonic() > until:
                 break
         if not self._ready:
             self._rounds.append(began)
+        if self._floods >= self._processors:  # they can take all of them
+            await anyio.sleep(self._restraint.next_rest())
+            return
+        self._restraint.end()
         if self._ready or not waited:
             await anyio.lowlevel.checkpoint()
 
@@ -165,6 +176,7 @@ class OutputPump:
     def _add(self, entry: _Entry) -> None:
         if not entry.ready:
             entry.ready = True
+            self._floods += entry.floods
             self._ready.append(entry)
 
     def _take_turn(self, entry: _Entry) -> None:
@@ -175,6 +187,7 @@ class OutputPump:
         except BaseException as error:
             entry.failure = error
             said = Turn.DONE
+        entry.floods = said is Turn.MORE
         if said is Turn.MORE:
             self._add(entry)
         elif said is not Turn.IDLE:
@@ -198,3 +211,4 @@ class OutputPump:
         if not self._epoll.closed:
             self._epoll.close()
             os.close(self._bell)
+            self._waited.close()

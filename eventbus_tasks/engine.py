@@ -29,6 +29,7 @@ from eventbus_tasks._native import absorb, endure, undisturbed
 from eventbus_tasks._process.family import read_process
 from eventbus_tasks._process.handle import WardenClient
 from eventbus_tasks._process.queue import Ticket
+from eventbus_tasks._process.slices import short_time_slices
 from eventbus_tasks._runner import TaskRun
 from eventbus_tasks._services import Services
 from eventbus_tasks._turns import Admittance, Lines, Places
@@ -276,7 +277,8 @@ class TaskEngine:
             return self._warden
 
     async def _serve_pump(self, services: Services) -> None:
-        with anyio.CancelScope(shield=True):
+        prompt = short_time_slices() if self.settings.prompt_loop else contextlib.nullcontext()
+        with anyio.CancelScope(shield=True), prompt:
             await services.pump.run()
 
     async def _serve_warden(self, warden: WardenClient) -> None:

@@ -84,6 +84,8 @@ class Settings:
         python: Interpreter for the warden; ``None`` for the one that runs this program.
         cgroup: Control group (v2) below which each task gets one of its own: ``"auto"`` for the
             one of this program, if it was delegated to it; a directory; or ``"off"``.
+        prompt_loop: Ask the kernel (Linux 6.12 and later) for short time slices for the thread of
+            the loop, so that it runs as soon as it wakes, beside tasks that take all processors.
         hook_deadline: Seconds that a hook may take.
         import_deadline: Seconds that the import of a plugin may take.
         journal_deadline: Seconds that making a journal durable may take.
@@ -109,6 +111,7 @@ class Settings:
     output_dir: Path | None = field(default=None, metadata=_USER_ONLY)
     python: Path | None = field(default=None, metadata=_USER_ONLY)
     cgroup: str = field(default="auto", metadata=_USER_ONLY)
+    prompt_loop: bool = field(default=True, metadata=_USER_ONLY)
     hook_deadline: float = field(default=10.0, metadata=_USER_ONLY)
     import_deadline: float = field(default=20.0, metadata=_USER_ONLY)
     journal_deadline: float = field(default=30.0, metadata=_USER_ONLY)

@@ -30,8 +30,7 @@ class _Shared:
 
     def __enter__(self) -> None:
         self._lock.__enter__()
-        if self._climber._slot.taken:
-            self._climber._resume()
+        self._climber._resume()
 
     def __exit__(self, *error: object) -> None:
         self._climber._slot.write(self._climber._state())
@@ -45,22 +44,6 @@ class Climber(abc.ABC):
     the ladder is changed within `_shared`.
     """
 
-    __slots__ = (
-        "_adopted",
-        "_drain_until",
-        "_killed",
-        "_ladder",
-        "_last_output",
-        "_leave_or_kill_at",
-        "_outlived",
-        "_pid",
-        "_policy",
-        "_reason",
-        "_slot",
-        "_stops",
-        "_time_limit",
-    )
-
     _captures: list[Capture]
     _cgroup: TaskCgroup | None
     _ended: bool
@@ -73,7 +56,6 @@ class Climber(abc.ABC):
     def __init__(self, policy: Policy, slot: Slot | None) -> None:
         """Begin without a ladder; `slot` is shared with the warden, if there is one."""
         self._policy = policy
-        self._pid = os.getpid()
         self._slot = slot or Slot.private()
         self._ladder: Ladder | None = None
         self._reason: str | None = None
@@ -121,10 +103,10 @@ class Climber(abc.ABC):
             return
         if self._time_limit is not None and now >= self._time_limit:
             self._stop("timed_out", policy.rungs)
-        elif (limit := policy.idle_timeout) is not None and now >= self._last_output + limit:
+        elif self._idle_limit is not None and now >= self._last_output + self._idle_limit:
             # Output that is there and was not taken yet is not idleness.
             self._capture(now)
-            if now >= self._last_output + limit:
+            if now >= self._last_output + self._idle_limit:
                 self._stop("idle", policy.rungs)
 
     def _check_output_limit(self) -> None:
@@ -166,7 +148,7 @@ class Climber(abc.ABC):
 
     def _resume(self) -> None:
         """Go on where the warden was."""
-        if (state := self._slot.read()) is not None:
+        if self._slot.taken and (state := self._slot.read()) is not None:
             self._ladder = state.ladder()
             self._leave_or_kill_at = None
             if self._reason is None and state.reason is not None:
@@ -176,16 +158,10 @@ class Climber(abc.ABC):
     def _state(self) -> State:
         policy, ended = self._policy, self._return_code is not None
         left = ended and policy.after_exit == "leave"
-        rungs, due, killing_since, for_leader = (
-            (policy.rungs, None, None, False) if self._ladder is None else self._ladder.standing()
-        )
-        return State(
-            rungs=rungs,
+        state = State(
+            rungs=policy.rungs,
             kill_wait=policy.kill_wait,
             exit_grace=policy.exit_grace,
-            due=due,
-            killing_since=killing_since,
-            for_leader=for_leader,
             reason=self._reason,
             leader=(self._leader, self._leader_start) if self._leader else None,
             stops=self._stops,
@@ -193,6 +169,9 @@ class Climber(abc.ABC):
             kills_for_host=policy.on_host_death == "kill" and not (left or self._adopted),
             over=self._drain_until is not None,
         )
+        if self._ladder is not None:
+            state.take(self._ladder)
+        return state
 
     def _climb(self, now: float) -> None:
         if self._ladder is None:
@@ -216,18 +195,18 @@ class Climber(abc.ABC):
         )
         if self._return_code is not None:
             self._outlived |= {(p.pid, p.start_time) for p in reached.values()}
-        fresh = set(reached)
+        fresh_pids = tuple(sorted(reached))
         if rung is KILL:
             if self._cgroup is not None:
                 self._cgroup.kill()
             # SIGKILL is repeated; it is news only for those whom it reaches first.
-            fresh -= self._killed
-            self._killed |= fresh
-        if fresh:
+            fresh_pids = tuple(pid for pid in fresh_pids if pid not in self._killed)
+            self._killed |= set(fresh_pids)
+        if fresh_pids:
             self._send(
                 wire.SignalSent(
                     signal=rung.signal,
-                    pids=tuple(sorted(fresh)[:MAX_PIDS]),
+                    pids=fresh_pids[:MAX_PIDS],
                     scope=rung.scope,
                     at=time.time(),
                 )
@@ -236,4 +215,4 @@ class Climber(abc.ABC):
 
     def _family(self) -> list[Process]:
         """Return everything that lives below us."""
-        return [process for process in descendants(self._pid) if process.alive]
+        return [process for process in descendants(os.getpid()) if process.alive]

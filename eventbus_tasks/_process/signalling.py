@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Callable
@@ -47,7 +48,7 @@ def send_rung(
         if not fresh:
             break
         # The group before the others, so that who forks at every moment has no time to.
-        if rung is KILL and pinned and not round_ and _send_group(rung, leader):
+        if rung == KILL and pinned and not round_ and _send_group(rung, leader):
             reached = {p.pid: p for p in fresh if p.group == leader and not _is_alive(p)}
         _send_each(rung, [process for process in fresh if process.pid not in reached], reached)
     return reached
@@ -59,13 +60,12 @@ def _is_alive(process: Process) -> bool:
 
 
 def _send_group(rung: Rung, leader: int) -> bool:
-    try:
+    with contextlib.suppress(OSError):
         os.killpg(leader, rung.signal)
         if rung.signal != signal.SIGKILL:
             os.killpg(leader, signal.SIGCONT)
-    except OSError:
-        return False
-    return True
+        return True
+    return False
 
 
 def _send_each(rung: Rung, processes: list[Process], reached: dict[int, Process]) -> None:

@@ -46,6 +46,7 @@ LAYERS: Final[tuple[frozenset[str], ...]] = (
             "_following",
             "_history",
             "_pump",
+            "_restraint",
             "builtin",
             "hookspecs",
             "output",

@@ -33,7 +33,6 @@ _GIVEN: Final = {
     "stdout": LOG,
     "lock": WARDEN_LOCK,
 }
-_SIGNALS: Final = signal.valid_signals()
 _ENDS: Final = ((WARDEN_PIPE, 131), (133, 134))
 """The two pipes of a launch: for the output, and to learn that the guardian has settled."""
 
@@ -81,7 +80,7 @@ class Launch:
             "signal": SimpleNamespace(
                 SIG_SETMASK=signal.SIG_SETMASK,
                 SIGTERM=signal.SIGTERM,
-                valid_signals=lambda: _SIGNALS,
+                valid_signals=signal.valid_signals,
                 pthread_sigmask=self.mask,
             ),
             "socket": SimpleNamespace(socket=lambda fileno: _Control(machine)),
