@@ -272,11 +272,13 @@ def spawn_message(message: wire.SpawnFailed) -> str:
     return message.message or f"{message.path}: {os.strerror(message.errno)}"
 
 
+_ENDS: Final[Mapping[TaskStatus, type[TaskEnded]]] = {
+    TaskStatus.COMPLETED: TaskCompleted,
+    TaskStatus.FAILED: TaskFailed,
+    TaskStatus.CANCELLED: TaskCancelled,
+}
+
+
 def terminal_event(outcome: Outcome) -> TaskEnded:
     """Return the event of an end."""
-    made: Mapping[TaskStatus, type[TaskEnded]] = {
-        TaskStatus.COMPLETED: TaskCompleted,
-        TaskStatus.FAILED: TaskFailed,
-        TaskStatus.CANCELLED: TaskCancelled,
-    }
-    return made[outcome.status](outcome=outcome)
+    return _ENDS[outcome.status](outcome=outcome)

@@ -407,8 +407,6 @@ class TaskRun:
                     self._output.dialogue.begin()
                 self._wake_follower()  # it may have been woken for output before it might tell
                 self._emit(events.TaskStarted(pid=message.pid, argv=self._argv), at=task.started_at)
-            case wire.SpawnFailed():
-                self._facts = replace(self._facts, spawn_error=spawn_message(message))
             case wire.Stopping() if message.reason != Reason.EXITED:  # that is only let go
                 reason = reason_of(message.reason)
                 task._step(Input.STOP, reason)
@@ -423,6 +421,14 @@ class TaskRun:
                     events.SignalSent(signal=message.signal, pids=tuple(message.pids)),
                     at=utc(message.at),
                 )
+            case wire.LeaderExited():
+                task._return_code = message.return_code
+                task._step(Input.LEADER_EXITED)
+                self._facts = replace(self._facts, return_code=message.return_code)
+            case wire.Ended():
+                self._take_end(message)
+            case wire.Released():
+                self._over = True
             case wire.Dropped():
                 stream = cast("Stream", message.stream)
                 self._output.add_gap(stream, message.start, message.end)
@@ -432,12 +438,8 @@ class TaskRun:
                         stream=stream, start=message.start, end=message.end, why=message.why
                     )
                 )
-            case wire.LeaderExited():
-                task._return_code = message.return_code
-                task._step(Input.LEADER_EXITED)
-                self._facts = replace(self._facts, return_code=message.return_code)
-            case wire.Ended():
-                self._take_end(message)
+            case wire.SpawnFailed():
+                self._facts = replace(self._facts, spawn_error=spawn_message(message))
             case wire.WardenLost():
                 self._warden_lost = True
             case wire.GuardianLost():
@@ -445,8 +447,6 @@ class TaskRun:
             case wire.Unswept():
                 # They keep the project for as long as they live; the task's own story ends here.
                 self._survivors = name_survivors(message.survivors)
-                self._over = True
-            case wire.Released():
                 self._over = True
 
     def _take_loss(self) -> None:
@@ -527,7 +527,8 @@ class TaskRun:
         verdict = None
         if self._executed and ended_by_itself:
             verdict = self._output.verdict(facts.return_code)
-        reason, message = judge(replace(facts, verdict=verdict))
+            facts = replace(facts, verdict=verdict)
+        reason, message = judge(facts)
         outcome = Outcome(
             reason=reason,
             message=message,

@@ -77,34 +77,26 @@ def step(state: LifeState, happened: Input, reason: Reason | None = None) -> Lif
     end absorbs everything; a stop after the program has exited changes nothing; the first
     cause of a stop stays the cause.
     """
-    if state.status.is_terminal:
+    status, stop_reason, leader_exited = state.status, state.stop_reason, state.leader_exited
+    if status.is_terminal:
         return state
     match happened:
-        case Input.LAUNCH if state.status is TaskStatus.PENDING:
-            return _moved(state, TaskStatus.STARTING)
-        case Input.EXECUTED if state.status is TaskStatus.STARTING:
-            stopping = state.stop_reason is not None
-            return _moved(state, TaskStatus.STOPPING if stopping else TaskStatus.RUNNING)
-        case Input.STOP if reason is not None and not state.leader_exited:
-            if state.stop_reason is None:
-                state = LifeState(state.status, reason, state.leader_exited, state.reason)
-            if state.status is TaskStatus.RUNNING:
-                state = _moved(state, TaskStatus.STOPPING)
-            return state
         case Input.LEADER_EXITED:
-            return LifeState(state.status, state.stop_reason, True, state.reason)
-        case Input.ENDED if reason is not None and _may_end(state, reason):
-            return LifeState(reason.status, state.stop_reason, state.leader_exited, reason)
-    return state
-
-
-def _moved(state: LifeState, status: TaskStatus) -> LifeState:
+            leader_exited = True
+        case Input.ENDED if reason is not None and reason.status in TRANSITIONS[status]:
+            return LifeState(reason.status, stop_reason, leader_exited, reason)
+        case Input.STOP if reason is not None and not leader_exited:
+            stop_reason = stop_reason or reason
+            if status is TaskStatus.RUNNING:
+                status = TaskStatus.STOPPING
+        case Input.EXECUTED if status is TaskStatus.STARTING:
+            status = TaskStatus.RUNNING if stop_reason is None else TaskStatus.STOPPING
+        case Input.LAUNCH if status is TaskStatus.PENDING:
+            status = TaskStatus.STARTING
+        case _:
+            return state
     # Several times quicker than `dataclasses.replace`.
-    return LifeState(status, state.stop_reason, state.leader_exited, state.reason)
-
-
-def _may_end(state: LifeState, reason: Reason) -> bool:
-    return reason.status in TRANSITIONS[state.status]
+    return LifeState(status, stop_reason, leader_exited, state.reason)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

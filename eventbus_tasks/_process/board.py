@@ -64,8 +64,7 @@ class State:
 
     def take(self, ladder: Ladder) -> None:
         """Describe this ladder from now on."""
-        for name, value in ladder.standing().items():
-            setattr(self, name, value)
+        self.rungs, self.due, self.killing_since, self.for_leader = ladder.standing()
 
     def ladder(self) -> Ladder | None:
         """Return the ladder that is described, if there is one."""

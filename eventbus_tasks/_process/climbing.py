@@ -30,7 +30,8 @@ class _Shared:
 
     def __enter__(self) -> None:
         self._lock.__enter__()
-        self._climber._resume()
+        if self._climber._slot.taken:
+            self._climber._resume()
 
     def __exit__(self, *error: object) -> None:
         self._climber._slot.write(self._climber._state())
@@ -44,6 +45,22 @@ class Climber(abc.ABC):
     the ladder is changed within `_shared`.
     """
 
+    __slots__ = (
+        "_adopted",
+        "_drain_until",
+        "_killed",
+        "_ladder",
+        "_last_output",
+        "_leave_or_kill_at",
+        "_outlived",
+        "_pid",
+        "_policy",
+        "_reason",
+        "_slot",
+        "_stops",
+        "_time_limit",
+    )
+
     _captures: list[Capture]
     _cgroup: TaskCgroup | None
     _ended: bool
@@ -56,6 +73,7 @@ class Climber(abc.ABC):
     def __init__(self, policy: Policy, slot: Slot | None) -> None:
         """Begin without a ladder; `slot` is shared with the warden, if there is one."""
         self._policy = policy
+        self._pid = os.getpid()
         self._slot = slot or Slot.private()
         self._ladder: Ladder | None = None
         self._reason: str | None = None
@@ -103,10 +121,10 @@ class Climber(abc.ABC):
             return
         if self._time_limit is not None and now >= self._time_limit:
             self._stop("timed_out", policy.rungs)
-        elif self._idle_limit is not None and now >= self._last_output + self._idle_limit:
+        elif (limit := policy.idle_timeout) is not None and now >= self._last_output + limit:
             # Output that is there and was not taken yet is not idleness.
             self._capture(now)
-            if now >= self._last_output + self._idle_limit:
+            if now >= self._last_output + limit:
                 self._stop("idle", policy.rungs)
 
     def _check_output_limit(self) -> None:
@@ -148,7 +166,7 @@ class Climber(abc.ABC):
 
     def _resume(self) -> None:
         """Go on where the warden was."""
-        if self._slot.taken and (state := self._slot.read()) is not None:
+        if (state := self._slot.read()) is not None:
             self._ladder = state.ladder()
             self._leave_or_kill_at = None
             if self._reason is None and state.reason is not None:
@@ -158,10 +176,16 @@ class Climber(abc.ABC):
     def _state(self) -> State:
         policy, ended = self._policy, self._return_code is not None
         left = ended and policy.after_exit == "leave"
-        state = State(
-            rungs=policy.rungs,
+        rungs, due, killing_since, for_leader = (
+            (policy.rungs, None, None, False) if self._ladder is None else self._ladder.standing()
+        )
+        return State(
+            rungs=rungs,
             kill_wait=policy.kill_wait,
             exit_grace=policy.exit_grace,
+            due=due,
+            killing_since=killing_since,
+            for_leader=for_leader,
             reason=self._reason,
             leader=(self._leader, self._leader_start) if self._leader else None,
             stops=self._stops,
@@ -169,9 +193,6 @@ class Climber(abc.ABC):
             kills_for_host=policy.on_host_death == "kill" and not (left or self._adopted),
             over=self._drain_until is not None,
         )
-        if self._ladder is not None:
-            state.take(self._ladder)
-        return state
 
     def _climb(self, now: float) -> None:
         if self._ladder is None:
@@ -195,18 +216,18 @@ class Climber(abc.ABC):
         )
         if self._return_code is not None:
             self._outlived |= {(p.pid, p.start_time) for p in reached.values()}
-        fresh_pids = tuple(sorted(reached))
+        fresh = set(reached)
         if rung is KILL:
             if self._cgroup is not None:
                 self._cgroup.kill()
             # SIGKILL is repeated; it is news only for those whom it reaches first.
-            fresh_pids = tuple(pid for pid in fresh_pids if pid not in self._killed)
-            self._killed |= set(fresh_pids)
-        if fresh_pids:
+            fresh -= self._killed
+            self._killed |= fresh
+        if fresh:
             self._send(
                 wire.SignalSent(
                     signal=rung.signal,
-                    pids=fresh_pids[:MAX_PIDS],
+                    pids=tuple(sorted(fresh)[:MAX_PIDS]),
                     scope=rung.scope,
                     at=time.time(),
                 )
@@ -215,4 +236,4 @@ class Climber(abc.ABC):
 
     def _family(self) -> list[Process]:
         """Return everything that lives below us."""
-        return [process for process in descendants(os.getpid()) if process.alive]
+        return [process for process in descendants(self._pid) if process.alive]

@@ -58,6 +58,38 @@ _REQUEST: Final = 16 * 1024
 class Guardian(Climber):
     """The life of one task, from its fork to its last descendant."""
 
+    __slots__ = (
+        "_arrivals",
+        "_callers",
+        "_captures",
+        "_cgroup",
+        "_children_changed",
+        "_control",
+        "_ended",
+        "_fds",
+        "_history",
+        "_host_identity",
+        "_host_lost",
+        "_leader",
+        "_leader_start",
+        "_nofile",
+        "_out",
+        "_poll",
+        "_pty",
+        "_reaped",
+        "_rendezvous",
+        "_report",
+        "_report_data",
+        "_return_code",
+        "_spec",
+        "_start_time",
+        "_started_at",
+        "_terminated",
+        "_wake",
+        "_warden",
+        "_watched",
+    )
+
     def __init__(
         self,
         descriptors: Descriptors,
@@ -110,7 +142,7 @@ class Guardian(Climber):
         self._reaped = False
         self._return_code: int | None = None
         self._started_at = time.time()
-        me = read_process(os.getpid())
+        me = read_process(self._pid)
         self._start_time = me.start_time if me else 0
         self._host_identity = self._spec.about.get("host")
         self._terminated = False
@@ -178,8 +210,9 @@ class Guardian(Climber):
             if streams is not None:
                 streams.close_ends()
         self._captures, self._pty = streams.captures, streams.pty
-        # A new host reads them from the file; here they would only take up room.
-        self._spec = replace(spec, env={}, request={})
+        if spec.env or spec.request:
+            # A new host reads them from the file; here they would only take up room.
+            self._spec = replace(spec, env={}, request={})
         if self._policy.timeout is not None:
             self._time_limit = time.monotonic() + self._policy.timeout
         leader = read_process(self._leader)
@@ -220,7 +253,8 @@ class Guardian(Climber):
         if known:
             self._check_leader()
         self._read_control()
-        self._serve_visitors()
+        if self._callers:
+            self._serve_visitors()
         now = time.monotonic()
         self._check_limits(now)
         self._climb(now)
@@ -248,8 +282,8 @@ class Guardian(Climber):
                 watched[descriptor] = select.POLLIN
         if self._ladder is not None:
             times.append(self._ladder.deadline)
-        elif self._idle_limit is not None:
-            times.append(self._last_output + self._idle_limit)
+        elif (limit := self._idle_limit) is not None:
+            times.append(self._last_output + limit)
         due = [when for when in times if when is not None]
         if watched != self._watched:
             self._watched = watched
@@ -268,7 +302,7 @@ class Guardian(Climber):
                     os.read(self._wake, 4096)
             elif descriptor == self._fds.host:
                 self._lose_host()
-            else:
+            elif self._rendezvous is not None:
                 self._callers.append(descriptor)
         return more
 
@@ -419,9 +453,9 @@ class Guardian(Climber):
 
     def _serve_visitors(self) -> None:
         callers, self._callers = self._callers, []
-        if self._rendezvous is not None:
-            for descriptor in callers:
-                self._rendezvous.serve(descriptor)
+        for descriptor in callers:
+            assert self._rendezvous is not None
+            self._rendezvous.serve(descriptor)
 
     def describe(self) -> dict[str, Any]:
         """Say what runs, and how it is doing."""
@@ -437,7 +471,7 @@ class Guardian(Climber):
             "about": dict(self._spec.about),
             "state": state,
             "reason": self._reason,
-            "guardian": [os.getpid(), self._start_time],
+            "guardian": [self._pid, self._start_time],
             "leader": [started.pid, started.start_time] if started else None,
             "started_at": started.at if started else None,
             "hosted": not self._host_lost,
@@ -528,13 +562,11 @@ class Guardian(Climber):
 
     def _gone(self) -> bool:
         """Return whether the whole family has ended, the leader last."""
-        others = [pid for pid in children(os.getpid()) if pid != self._leader]
+        others = self._others()
         for pid in others:
             with contextlib.suppress(ChildProcessError):
                 os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
-        if self._return_code is None:
-            return False
-        if any(pid != self._leader for pid in children(os.getpid())):
+        if self._return_code is None or (others and self._others()):
             return False
         if not self._reaped:
             os.waitpid(self._leader, 0)
@@ -546,6 +578,10 @@ class Guardian(Climber):
         except ChildProcessError:
             return True
         return False
+
+    def _others(self) -> list[int]:
+        """Return the children besides the leader."""
+        return [pid for pid in children(self._pid) if pid != self._leader]
 
     def _end(self, *, survivors: list[Process] | None = None, unkillable: bool = False) -> None:
         """Make everything durable and say the last word."""

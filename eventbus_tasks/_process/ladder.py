@@ -104,14 +104,9 @@ class Ladder:
         ladder._for_leader = for_leader
         return ladder
 
-    def standing(self) -> dict[str, Any]:
-        """Return what `resumed` needs to go on."""
-        return {
-            "rungs": tuple(self._rungs),
-            "due": self._due,
-            "killing_since": self._killing_since,
-            "for_leader": self._for_leader,
-        }
+    def standing(self) -> tuple[tuple[Rung, ...], float, float | None, bool]:
+        """Return what `resumed` needs to go on: rungs, due, killing since, for the leader."""
+        return tuple(self._rungs), self._due, self._killing_since, self._for_leader
 
     def advance(self, now: float) -> Rung | None:
         """Return the rung that is due, once, or ``None``."""

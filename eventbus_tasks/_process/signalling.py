@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 from collections.abc import Callable
@@ -48,7 +47,7 @@ def send_rung(
         if not fresh:
             break
         # The group before the others, so that who forks at every moment has no time to.
-        if rung == KILL and pinned and not round_ and _send_group(rung, leader):
+        if rung is KILL and pinned and not round_ and _send_group(rung, leader):
             reached = {p.pid: p for p in fresh if p.group == leader and not _is_alive(p)}
         _send_each(rung, [process for process in fresh if process.pid not in reached], reached)
     return reached
@@ -60,12 +59,13 @@ def _is_alive(process: Process) -> bool:
 
 
 def _send_group(rung: Rung, leader: int) -> bool:
-    with contextlib.suppress(OSError):
+    try:
         os.killpg(leader, rung.signal)
         if rung.signal != signal.SIGKILL:
             os.killpg(leader, signal.SIGCONT)
-        return True
-    return False
+    except OSError:
+        return False
+    return True
 
 
 def _send_each(rung: Rung, processes: list[Process], reached: dict[int, Process]) -> None:
