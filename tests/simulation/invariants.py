@@ -8,16 +8,17 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from eventbus_tasks._process.wire import Started
 from eventbus_tasks.events import TaskEnded
 from eventbus_tasks.outcome import Outcome, Reason, TaskStatus
-
-from .kernel import FIRST
 
 if TYPE_CHECKING:
     from .world import Life
 
 TOLERANCE = 0.1
 HANGS_FOR_EVER = 1e9
+_OWN = frozenset((Reason.EXITED, Reason.EXIT_CODE, Reason.SIGNALLED))
+"""Reasons of a program that has ended by itself."""
 
 
 class Wrong(AssertionError):
@@ -40,17 +41,6 @@ def check(life: Life) -> None:
     _check_events(life)
     if life.outcome is not None:
         _check_outcome(life, life.outcome)
-
-
-def _resists(life: Life) -> bool:
-    """Whether somebody of the family cannot be ended, or not in time."""
-    plan = life.plan
-    everybody = [plan.leader, *(traits for _, traits in plan.members)]
-    return any(traits.foreign or traits.stuck for traits in everybody)
-
-
-def _ladder(life: Life) -> float:
-    return sum(rung.grace for rung in life.plan.policy.rungs)
 
 
 def _first_stop(life: Life) -> tuple[float, Reason] | None:
@@ -83,7 +73,7 @@ def _check_graces(life: Life) -> None:
     first = rungs[0].grace
     for when, proc in life.kernel.kills:
         there = not any(limits) and starts and proc.born <= min(starts)
-        if there and when < min(starts) + _ladder(life) - 1e-6:
+        if there and when < min(starts) + plan.graces - 1e-6:
             raise Wrong(f"I11 {proc.pid} killed at {when}, graces began at {min(starts)}")
         obeys = not proc.traits.ignores and proc.traits.delay + TOLERANCE < first
         if obeys and proc.executed and not proc.traits.stuck and not proc.traits.hops:
@@ -97,7 +87,7 @@ def _check_stand_in(life: Life) -> None:
     kernel, plan, policy = life.kernel, life.plan, life.plan.policy
     if kernel.most_heard > len(policy.rungs):
         raise Wrong(f"I11 a ladder of {len(policy.rungs)}, and {kernel.most_heard} were climbed")
-    if not plan.stalled[1] < HANGS_FOR_EVER or kernel.warden_dead or _resists(life):
+    if not plan.stalled[1] < HANGS_FOR_EVER or kernel.warden_dead or plan.resists:
         return
     odd = plan.signalled or plan.hangs_up is not None or policy.after_exit == "leave"
     stop = _first_stop(life)
@@ -106,8 +96,7 @@ def _check_stand_in(life: Life) -> None:
     begun, reason = max(0.0, stop[0]), stop[1]
     if reason is Reason.TIMED_OUT and (kernel.leader_died or begun) < begun:
         return
-    hops = max((t.hops * t.pause for _, t in plan.members), default=0.0)
-    limit = begun + _ladder(life) + policy.exit_grace + 0.5 + hops + plan.exec_delay
+    limit = begun + plan.graces + policy.exit_grace + 0.5 + plan.hopping + plan.exec_delay
     if kernel.last_death > limit:
         raise Wrong(f"I11 the last one died at {kernel.last_death:.3f}, not by {limit:.3f}")
 
@@ -125,19 +114,16 @@ def _check_bounds(life: Life) -> None:
     """I9, I11, I13: the family ends, and in time."""
     kernel, plan, policy = life.kernel, life.plan, life.plan.policy
     both_dead = kernel.warden_dead and life.guardian_killed_at is not None
-    resists = _resists(life)
-    left = policy.after_exit == "leave"
-    detached = life.host_died_at is not None and policy.on_host_death == "detach"
-    living = [proc for proc in kernel.family() if not proc.traits.foreign]
-    if both_dead or resists or left:
+    if both_dead or plan.resists or policy.after_exit == "leave":
         return
-    if living:
-        if detached and not life.accepted:
-            return  # it goes on, as it shall
-        raise Wrong(f"I9 {len(living)} left: {[proc.pid for proc in living]}")
-    ours = [p.pid for p in kernel.procs.values() if p.pid >= FIRST and p.start_time < 10**9]
-    if ours and not life.never:
-        raise Wrong(f"I9 zombies left: {ours}")
+    detached = life.host_died_at is not None and policy.on_host_death == "detach"
+    if ours := kernel.unreaped():
+        if living := [proc.pid for proc in ours if proc.alive]:
+            if detached and not life.accepted:
+                return  # it goes on, as it shall
+            raise Wrong(f"I9 {len(living)} left: {living}")
+        if not life.never:
+            raise Wrong(f"I9 zombies left: {[proc.pid for proc in ours]}")
     if life.never:
         raise Wrong("I11 nobody is left, and the end does not come")
     if life.freed is None:
@@ -148,37 +134,39 @@ def _check_bounds(life: Life) -> None:
         begun.append(kernel.leader_died + policy.exit_grace)
     if life.guardian_killed_at is not None or not begun:
         return
-    hops = max((t.hops * t.pause for _, t in plan.members), default=0.0)
-    slow = 0.5 + hops + plan.exec_delay
-    limit = max(0.0, min(begun)) + policy.exit_grace + _ladder(life) + policy.kill_wait
+    slow = 0.5 + plan.hopping + plan.exec_delay
+    limit = max(0.0, min(begun)) + policy.exit_grace + plan.graces + policy.kill_wait
     limit += 2 * policy.drain + slow
     if plan.stalled[0] < limit:
         limit += plan.stalled[1]
     when = life.freed[0]
     if when > limit:
         raise Wrong(f"I11 over at {when:.3f}, not by {limit:.3f}")
-    gone = max((proc[0] for proc in kernel.kills), default=0.0)
-    if life.host_died_at is not None and not detached and gone > limit:
-        raise Wrong("I13 the family outlived its host")
+    if life.host_died_at is not None and not detached:
+        gone = max((when for when, _ in kernel.kills), default=0.0)
+        if gone > limit:
+            raise Wrong("I13 the family outlived its host")
 
 
 def _check_events(life: Life) -> None:
     """I5, I7, I8: one end, last; numbers without a gap; books that agree."""
     events = life.run_.events
-    ends = [event for event in events if isinstance(event, TaskEnded)]
-    if (life.outcome is not None) != (len(ends) == 1):
-        raise Wrong(f"I5 {len(ends)} ends")
-    if ends and events[-1] is not ends[0]:
+    ends = 0
+    for number, event in enumerate(events, 1):
+        if event.seq != number:
+            raise Wrong("I7 the numbers have a gap")
+        if not isinstance(event.at, datetime):
+            raise Wrong("I7 an event without a time")
+        ends += isinstance(event, TaskEnded)
+    if (life.outcome is not None) != (ends == 1):
+        raise Wrong(f"I5 {ends} ends")
+    if ends and not isinstance(events[-1], TaskEnded):
         raise Wrong("I5 something was told after the end")
-    if [event.seq for event in events] != list(range(1, len(events) + 1)):
-        raise Wrong("I7 the numbers have a gap")
     names = [event.name for event in events]
     if names.count("task.started") > 1 or names.count("task.stopping") > 1:
         raise Wrong(f"I5 told twice: {names}")
     if life.task._life.status.is_terminal != (life.outcome is not None):
         raise Wrong("I8 status and outcome disagree")
-    if any(not isinstance(event.at, datetime) for event in events):
-        raise Wrong("I7 an event without a time")
     alive = not life.kernel.host_dead and not life.machine.hung_up
     # Every life is ended by somebody long before the horizon.
     if alive and life.outcome is None:
@@ -190,8 +178,9 @@ def _check_outcome(life: Life, outcome: Outcome) -> None:
     kernel, plan = life.kernel, life.plan
     leader = kernel.leader
     reason = outcome.reason
-    (told,) = [event.outcome for event in life.run_.events if isinstance(event, TaskEnded)]
-    if told != outcome or outcome.status is not reason.status:
+    end = life.run_.events[-1]
+    assert isinstance(end, TaskEnded)
+    if end.outcome is not outcome or outcome.status is not reason.status:
         raise Wrong("I8 the event tells another outcome")
     if plan.journal_fails and not outcome.persist_error:
         raise Wrong("I14 the journal failed, and nobody says so")
@@ -201,13 +190,13 @@ def _check_outcome(life: Life, outcome: Outcome) -> None:
         return
     if life.guardian_killed_at is not None and life.machine.end_record is None:
         # With the warden gone as well, nobody knows that a guardian without a word had begun.
-        silent = kernel.warden_dead and "Started" not in life.told_at
+        silent = kernel.warden_dead and Started not in life.told_at
         if reason is not Reason.GUARDIAN_LOST and not (silent and reason is Reason.SPAWN_FAILED):
             raise Wrong(f"I10 the guardian was killed, and the reason is {reason}")
         named = {survivor.pid for survivor in outcome.survivors}
         if not kernel.warden_dead and not named >= set(life.left_at_end or ()):
             raise Wrong(f"I9 {life.left_at_end} lived at its end, {named} are named")
-        if named and not _resists(life):
+        if named and not plan.resists:
             raise Wrong(f"I9 survivors that nobody could be: {named}")
         _check_rescue(life, outcome)
         return
@@ -223,7 +212,7 @@ def _check_outcome(life: Life, outcome: Outcome) -> None:
     assert leader is not None or life.accepted
     _check_output(life, outcome)
     if reason is Reason.UNKILLABLE:
-        if not _resists(life):
+        if not plan.resists:
             raise Wrong("I10 nobody has resisted")
         return
     if outcome.survivors and plan.policy.after_exit != "leave":
@@ -263,8 +252,7 @@ def _check_reason(life: Life, outcome: Outcome) -> None:
     if life.plan.signalled:
         return  # told by a signal, whose moment only the guardian knows
     stops = [(when, why) for when, why, _, _ in life.accepted]
-    own = {Reason.EXITED, Reason.EXIT_CODE, Reason.SIGNALLED}
-    if reason in own:
+    if reason in _OWN:
         code = outcome.return_code
         expected = (
             Reason.EXITED

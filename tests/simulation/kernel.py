@@ -7,6 +7,7 @@ whose disk can be full, and a clock that only moves when somebody waits. One ins
 
 from __future__ import annotations
 
+import functools
 import heapq
 import signal
 from collections.abc import Callable
@@ -121,6 +122,15 @@ class Proc:
         self.code = code
 
 
+_PLAIN: Final = Traits()
+
+
+@functools.cache
+def _stranger(pid: int) -> Proc:
+    """Return a process that has nothing to do with the task, and that nobody ever changes."""
+    return Proc(pid, STRANGER_START + pid, INIT, pid, _PLAIN)
+
+
 def _nothing() -> None: ...
 
 
@@ -167,12 +177,14 @@ class Kernel:
         self.events: list[tuple[float, int, Callable[[], None]]] = []
         self.sequence = 0
         self.start = FIRST
-        traits = Traits()
+        warden = Proc(WARDEN, WARDEN, INIT, WARDEN, _PLAIN)
+        guardian = Proc(GUARDIAN, GUARDIAN, WARDEN, GUARDIAN, _PLAIN)
+        warden.children.append(guardian)
         self.procs: dict[int, Proc] = {
-            pid: Proc(pid, pid, INIT, pid, traits) for pid in (INIT, WARDEN, GUARDIAN)
+            INIT: Proc(INIT, INIT, INIT, INIT, _PLAIN),
+            WARDEN: warden,
+            GUARDIAN: guardian,
         }
-        self.procs[GUARDIAN].parent = WARDEN
-        self.procs[WARDEN].children.append(self.procs[GUARDIAN])
         self.leader: Proc | None = None
         self.leader_died: float | None = None
         self.leader_gone: Callable[[], None] = _nothing
@@ -290,15 +302,16 @@ class Kernel:
         if self.procs.get(proc.pid) is proc:
             del self.procs[proc.pid]
             if self.recycle:
-                stranger = Proc(proc.pid, STRANGER_START + proc.pid, INIT, proc.pid, Traits())
-                self.procs[proc.pid] = stranger
+                self.procs[proc.pid] = _stranger(proc.pid)
+
+    def unreaped(self) -> list[Proc]:
+        """Return who belongs to the task, wherever it hangs in the tree."""
+        return [p for p in self.procs.values() if FIRST <= p.start_time < STRANGER_START]
 
     def family(self) -> list[Proc]:
-        """Return who lives and belongs to the task, wherever it hangs in the tree."""
+        """Return who of those lives."""
         return [
-            proc
-            for pid, proc in self.procs.items()
-            if pid >= FIRST and proc.start_time < STRANGER_START and proc.alive
+            p for p in self.procs.values() if p.alive and FIRST <= p.start_time < STRANGER_START
         ]
 
     def kill_guardian(self) -> None:
@@ -347,15 +360,16 @@ class Kernel:
             else:
                 self._die_by_signal(proc, KILL)
             return True
-        if number != CONT:
-            proc.heard += 1
-            self.most_heard = max(self.most_heard, proc.heard)
         if number == CONT:
             if proc.state == "T":
                 proc.state = "S"
                 if proc.pending:
                     self._hear(proc, proc.pending)
-        elif proc.state == "T":
+            return True
+        proc.heard += 1
+        if proc.heard > self.most_heard:
+            self.most_heard = proc.heard
+        if proc.state == "T":
             proc.pending = number
         else:
             self._hear(proc, number)

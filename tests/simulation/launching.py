@@ -33,6 +33,7 @@ _GIVEN: Final = {
     "stdout": LOG,
     "lock": WARDEN_LOCK,
 }
+_SIGNALS: Final = signal.valid_signals()
 _ENDS: Final = ((WARDEN_PIPE, 131), (133, 134))
 """The two pipes of a launch: for the output, and to learn that the guardian has settled."""
 
@@ -80,7 +81,7 @@ class Launch:
             "signal": SimpleNamespace(
                 SIG_SETMASK=signal.SIG_SETMASK,
                 SIGTERM=signal.SIGTERM,
-                valid_signals=signal.valid_signals,
+                valid_signals=lambda: _SIGNALS,
                 pthread_sigmask=self.mask,
             ),
             "socket": SimpleNamespace(socket=lambda fileno: _Control(machine)),

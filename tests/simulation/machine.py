@@ -1,38 +1,27 @@
-"""The real guardian and the real warden, standing on the kernel of `kernel`.
+"""What the real guardian and the real warden stand on: the kernel of `kernel`, as they see it.
 
-The modules `guardian` and `warden` get stand-ins for `os`, `time`, `select` and so on. What a
-stand-in does not simulate it refuses by name, so that new system calls do not pass unnoticed.
+How its methods come into their modules is the subject of `standins`.
 """
-
-# ruff: noqa: PLW0108 - not the methods of one machine: it changes from life to life
 
 from __future__ import annotations
 
 import contextlib
-import copy
+import dataclasses
 import os
-import select
-import signal
-import socket
+import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
-import pytest
-
-from eventbus_tasks import _runner as runner_module
-from eventbus_tasks._process import climbing, signalling, standin, wire
-from eventbus_tasks._process import guardian as guardian_module
-from eventbus_tasks._process import warden as warden_module
+from eventbus_tasks._process import wire
 from eventbus_tasks._process.board import Slot, State
-from eventbus_tasks._process.guardian import Guardian
-from eventbus_tasks._process.orphans import Ownership
 from eventbus_tasks._process.standin import StandIn
-from eventbus_tasks._process.streams import Streams
-from eventbus_tasks._process.warden import Warden, _Charge
 
 from .kernel import GUARDIAN, TERM, WARDEN, GuardianDeath, Kernel, Proc
+
+if TYPE_CHECKING:
+    from .actors import SimulatedWarden
 
 # Descriptors of the guardian, by their role.
 CONTROL, BELL, SPEC, STDIN, LOG, HOST, LOCK, REPORT, WAKE, PIPE = range(100, 110)
@@ -44,11 +33,14 @@ NO_CHILD = ChildProcessError(10, "no child")
 
 
 class Machine:
-    """One life's processes of ours: which descriptors they have, and what they say to the host."""
+    """The processes of ours: which descriptors they have, and what they say to the host.
 
-    current: Machine
+    There is one for all lives, `MACHINE`, so that its methods can be what the stand-ins are made
+    of; each life begins with a machine on which nothing has happened.
+    """
 
-    def __init__(self, kernel: Kernel, plan: Any, tell: Callable[[Any], None]) -> None:
+    def begin(self, kernel: Kernel, plan: Any, tell: Callable[[Any], None]) -> None:
+        """Be the machine of a new life from now on."""
         self.kernel = kernel
         self.plan = plan
         self.tell = tell
@@ -66,6 +58,10 @@ class Machine:
         self.warden: SimulatedWarden | None = None
         self.guardian_ended = False
 
+    def now(self) -> float:
+        """What every clock shows."""
+        return self.kernel.now
+
     def close_lock(self, number: int) -> None:
         """One of the two copies of the project lock is closed."""
         if number == LOCK:
@@ -81,6 +77,9 @@ class Machine:
             raise GuardianDeath
 
     # -- os ------------------------------------------------------------------------------------
+
+    def getpid(self) -> int:
+        return self.acting
 
     def close(self, number: int) -> None:
         if number in (LOCK, WARDEN_LOCK):
@@ -100,7 +99,9 @@ class Machine:
         self.report_read = True
         return self.report[1]
 
-    def waitid(self, _: int, pid: int, options: int) -> Any:
+    def waitid(self, kind: int, pid: int, options: int) -> Any:
+        if kind == os.P_ALL:
+            return self.waitid_any()
         proc = self.kernel.procs.get(pid)
         if proc is None or proc.parent != self.acting:
             raise NO_CHILD.with_traceback(None)
@@ -163,6 +164,14 @@ class Machine:
 
     def read_process(self, pid: int) -> Proc | None:
         return self.kernel.procs.get(pid)
+
+    def states(self, pid: int) -> set[str]:
+        proc = self.kernel.procs.get(pid)
+        return set() if proc is None else {proc.state}
+
+    def read_mark(self, pid: int) -> str | None:
+        proc = self.kernel.procs.get(pid)
+        return None if proc is None or proc.traits.wiped else "u"
 
     def signal_process(self, pid: int, start_time: int, number: int) -> bool:
         self.check_alive()
@@ -228,8 +237,7 @@ class Machine:
         kernel.now += plan.jitter
         until = None if timeout is None or timeout < 0 else kernel.now + timeout / 1000
         stalled, resumed = plan.stalled
-        while True:
-            self.check_alive()
+        while not kernel.guardian_dead:
             if stalled <= kernel.now < resumed:
                 self.hang()
                 continue
@@ -238,6 +246,7 @@ class Machine:
             if until is not None and kernel.now >= until:
                 return []
             kernel.step(until)
+        raise GuardianDeath
 
     # -- the host ------------------------------------------------------------------------------
 
@@ -284,7 +293,12 @@ class Machine:
         return leader.pid, REPORT
 
 
-_MINE = contextlib.nullcontext(True)
+MACHINE: Final = Machine()
+
+_MINE: Final = threading.RLock()
+
+
+_STATE: Final = tuple(field.name for field in dataclasses.fields(State))
 
 
 class MemorySlot(Slot):
@@ -298,335 +312,11 @@ class MemorySlot(Slot):
         return _MINE
 
     def read(self) -> State | None:
-        return None if self._written is None else copy.copy(self._written)
+        written = self._written
+        return None if written is None else State(**{n: getattr(written, n) for n in _STATE})
 
     def write(self, state: State) -> None:
         self._written = state
 
 
-class Poll:
-    """`select.poll` of the machine."""
-
-    def __init__(self) -> None:
-        self._watched: dict[int, int] = {}
-
-    def register(self, where: Any, events: int = select.POLLIN) -> None:
-        self._watched[where if isinstance(where, int) else where.fileno()] = events
-
-    modify = register
-
-    def unregister(self, where: Any) -> None:
-        del self._watched[where if isinstance(where, int) else where.fileno()]
-
-    def poll(self, timeout: int | None = None) -> list[tuple[int, int]]:
-        return Machine.current.wait(self._watched, timeout)
-
-
-class Control:
-    """The guardian's socket to the host."""
-
-    def __init__(self, *_: Any, **__: Any) -> None: ...
-
-    def fileno(self) -> int:
-        return CONTROL
-
-    def setblocking(self, _: bool) -> None: ...
-
-    def setsockopt(self, *_: Any) -> None: ...
-
-    def recv(self, _: int) -> Any:
-        machine = Machine.current
-        if machine.inbox:
-            return machine.inbox.popleft()
-        if machine.hung_up or machine.kernel.host_dead:
-            return b""
-        raise WOULD_BLOCK.with_traceback(None)
-
-
-class Out:
-    """The outbox of either: messages are with the host at once, if it lives."""
-
-    def __init__(self, *_: Any) -> None: ...
-
-    def __bool__(self) -> bool:
-        return False
-
-    def send(self, packet: Any, _: Any = ()) -> None:
-        machine = Machine.current
-        if not machine.kernel.host_dead and not machine.hung_up:
-            machine.tell(packet)
-
-    def flush(self) -> bool:
-        return False
-
-    def discard(self) -> None: ...
-
-
-class Capture:
-    """The pipe, the log, and a disk that may be full."""
-
-    stream = "stdout"
-
-    def __init__(self, stream: str, pipe: int, log: int, bell: int, gap: Any, **_: Any) -> None:
-        self._gap = gap
-        self.size = 0
-        self.dropped = 0
-
-    def poll_fd(self, _: float) -> int | None:
-        return None if self.finished else PIPE
-
-    def deadline(self) -> float | None:
-        return None
-
-    def move(self, _: float) -> bool:
-        kernel = Machine.current.kernel
-        size = min(kernel.pipe, 65536)
-        if not size:
-            kernel.eof_seen = kernel.eof_seen or kernel.eof
-            return False
-        kernel.pipe -= size
-        if kernel.is_full:
-            self._gap(self.stream, self.size, self.size + size, "ENOSPC")
-            kernel.dropped += size
-            self.dropped += size
-        else:
-            kernel.logged += size
-        self.size += size
-        return True
-
-    def take(self) -> bool:
-        kernel = Machine.current.kernel
-        return bool(kernel.pipe) and not kernel.is_full and self.move(kernel.now)
-
-    @property
-    def finished(self) -> bool:
-        return Machine.current.kernel.eof_seen
-
-    def share_pipe(self) -> int | None:
-        return PIPE
-
-    def close(self) -> None: ...
-
-
-class _Standin:
-    """Some functions of a module; its constants are the real ones; nothing else is there."""
-
-    def __init__(self, real: Any, **given: Any) -> None:
-        self._real = real
-        self.__dict__.update(given)
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self._real, name)
-        if callable(value) and not isinstance(value, type):
-            raise NotImplementedError(f"{self._real.__name__}.{name} is not simulated")
-        self.__dict__[name] = value
-        return value
-
-
-def _wait(kind: int, pid: int, options: int) -> Any:
-    if kind == os.P_ALL:
-        return Machine.current.waitid_any()
-    return Machine.current.waitid(kind, pid, options)
-
-
-def _nothing(*_: Any, **__: Any) -> None:
-    return None
-
-
-def _write_end_record(_: int, __: Any, message: Any, ___: float) -> str | None:
-    machine = Machine.current
-    machine.check_alive()
-    machine.end_record = message
-    return "ENOSPC: no space left" if machine.kernel.is_full else None
-
-
-def _survivors_of(procs: Iterable[Proc]) -> tuple[wire.Survivor, ...]:
-    return tuple(wire.Survivor(pid=p.pid, start_time=p.start_time, command="") for p in procs)
-
-
-def _open_streams(_: Any, fds: Any, __: Any, gap: Any, ___: Any) -> Streams:
-    capture = Capture("stdout", PIPE, fds.stdout, fds.bell, gap)
-    return Streams(stdin=fds.stdin, outputs=[PIPE], captures=[capture])
-
-
-_SPEC = wire.LaunchSpec(uid="u", argv=["program"], cwd="/", env={})
-
-
-class _Spec:
-    @staticmethod
-    def decode(_: bytes) -> wire.LaunchSpec:
-        return _SPEC
-
-
-@contextlib.contextmanager
-def installed() -> Iterator[None]:
-    """Put the stand-ins into the modules."""
-    fake_os = _Standin(
-        os,
-        close=lambda number: Machine.current.close(number),
-        read=lambda number, size: Machine.current.read(number, size),
-        waitid=_wait,
-        waitpid=lambda pid, options: Machine.current.waitpid(pid, options),
-        waitstatus_to_exitcode=os.waitstatus_to_exitcode,
-        killpg=lambda group, number: Machine.current.killpg(group, number),
-        getpid=lambda: Machine.current.acting,
-        readlink=lambda _: "/bin/program",
-        fstat=lambda _: SimpleNamespace(st_size=0),
-        pread=lambda *_: b"",
-    )
-    clock = _Standin(
-        SimpleNamespace(__name__="time"),
-        monotonic=lambda: Machine.current.kernel.now,
-        time=lambda: Machine.current.kernel.now,
-    )
-    common = {
-        "os": fake_os,
-        "time": clock,
-        "select": _Standin(select, poll=Poll),
-        "Outbox": Out,
-        "survivors_of": _survivors_of,
-    }
-    climbing_only = {
-        "os": fake_os,
-        "time": clock,
-        "descendants": lambda root, *, without=(): Machine.current.descendants(
-            root, without=without
-        ),
-    }
-    signalling_only = {
-        "os": fake_os,
-        "read_process": lambda pid: Machine.current.read_process(pid),
-        "signal_process": lambda pid, start, number: Machine.current.signal_process(
-            pid, start, number
-        ),
-    }
-    guardian_only = {
-        "socket": _Standin(socket, socket=Control),
-        "signal": _Standin(signal, signal=_nothing, set_wakeup_fd=_nothing),
-        "linux": SimpleNamespace(set_child_subreaper=_nothing),
-        "children": lambda pid: Machine.current.children(pid),
-        "read_process": lambda pid: Machine.current.read_process(pid),
-        "start_leader": lambda plan: Machine.current.start_leader(plan),
-        "open_streams": _open_streams,
-        "write_end_record": _write_end_record,
-        # Messages travel as they are: that they survive JSON is a test of the wire.
-        "wire": _Standin(
-            wire, encode=lambda message: message, decode=lambda data: data, LaunchSpec=_Spec
-        ),
-    }
-    warden_only = {
-        "descendants": climbing_only["descendants"],
-        "close_all": lambda numbers: Machine.current.close_all(numbers),
-        "signal_process": signalling_only["signal_process"],
-        "os": _Standin(fake_os, **vars(fake_os), kill=lambda *who: Machine.current.kill(*who)),
-        "wire": _Standin(
-            wire, encode=lambda message: message, encode_routed=lambda _, message: message
-        ),
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for module, names in (
-            (guardian_module, {**common, **guardian_only}),
-            (warden_module, {**common, **warden_only}),
-            (climbing, climbing_only),
-            (standin, {**climbing_only, "read_process": signalling_only["read_process"]}),
-            (signalling, signalling_only),
-        ):
-            for name, value in names.items():
-                patch.setattr(module, name, value)
-        # What a protocol of runtime checks costs is not the subject here.
-        patch.setattr(runner_module, "DurableJournal", _NoJournal)
-        patch.setattr(runner_module, "prepare_rescue", lambda *_: Machine.current.rescue)
-        yield
-
-
-class _NoJournal:
-    """Nothing is an instance of it."""
-
-
-class SimulatedGuardian(Guardian):
-    """The real guardian, prepared without reading a specification from a descriptor."""
-
-    def _prepare_signals(self) -> None:
-        self._wake = WAKE
-        if Machine.current.terminated_early:
-            self._on_terminate()
-
-
-_DESCRIPTORS = guardian_module.Descriptors(
-    control=CONTROL,
-    bell=BELL,
-    spec=SPEC,
-    stdin=STDIN,
-    stdout=LOG,
-    host=HOST,
-    stdout_pipe=PIPE,
-    stdout_end=131,
-    lock=LOCK,
-    end_record=130,
-)
-
-
-def make_guardian(kind: type[Guardian], policy: Any) -> Guardian:
-    """Return a guardian that is about to run."""
-    made = kind(_DESCRIPTORS, nofile=1024, slot=Machine.current.slot)
-    made._policy = policy
-    made._warden = Machine.current  # type: ignore[assignment]
-    return made
-
-
-class _Board:
-    """A board with one slot."""
-
-    descriptor = 135
-    give_back = staticmethod(_nothing)
-
-    def __init__(self, slot: Slot) -> None:
-        self._slot = slot
-
-    def take(self) -> Slot:
-        return self._slot
-
-
-class SimulatedWarden(Warden):
-    """The real warden with one guardian."""
-
-    _host = HOST
-    _to_warden = SimpleNamespace(fileno=lambda: 132)  # type: ignore[assignment]
-    _soft = 1024
-    _cgroups = None
-
-    def __init__(self) -> None:
-        self._out = Out()  # type: ignore[assignment]
-        self._guardians = {}
-        self._pids = {}
-        self._board = _Board(Machine.current.slot)  # type: ignore[assignment]
-        self._stand_in = StandIn(self._tell, _nothing)
-        self._sweeping = []
-        self._ownership = Ownership()
-        self._connected = True
-        self._closing = False
-
-    def take_charge(self) -> None:
-        """Have the guardian, as a launch leaves it that nothing has happened to."""
-        slot, policy = Machine.current.slot, Machine.current.plan.policy
-        pipes = [("stdout", WARDEN_PIPE)]
-        charge = _Charge(1, "u", policy.kill_wait, [WARDEN_LOCK], slot=slot, pipes=pipes)
-        self._guardians[GUARDIAN] = charge
-        self._pids[1] = GUARDIAN
-        if policy.timeout is not None:
-            self._stand_in.watch(GUARDIAN, 1, slot, due=policy.timeout)
-
-    def _hear_guardian(self) -> bool:
-        return False  # what it says comes by `announce_ladder`, at once
-
-    def live_on(self) -> None:
-        """Do what remains after the guardian's end: the loop of `Warden.run`."""
-        kernel = Machine.current.kernel
-        while (self._guardians or self._sweeping) and not kernel.warden_dead:
-            self._reap()
-            if self._sweeping:
-                self._sweep()
-            if self._sweeping:
-                until = kernel.now + self._pause
-                while kernel.now < until and not kernel.warden_dead:
-                    kernel.step(until)
+def _nothing() -> None: ...

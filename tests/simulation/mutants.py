@@ -17,8 +17,9 @@ from eventbus_tasks.lifecycle import Facts, Input, LifeState, judge
 from eventbus_tasks.lifecycle import step as real_step
 from eventbus_tasks.outcome import Reason, TaskStatus
 
+from .actors import SimulatedGuardian, SimulatedWarden
 from .launching import Launch
-from .machine import Machine, SimulatedGuardian, SimulatedWarden
+from .machine import MACHINE
 from .world import Parts, SimulatedRun
 
 __all__ = ["MUTANTS", "Mutant"]
@@ -64,7 +65,7 @@ def _ladder(**methods: Any) -> Mutant:
 def _trusts_leader(self: Any) -> bool:
     """The family has ended when the leader has."""
     if self._return_code is not None and not self._reaped:
-        Machine.current.waitpid(self._leader, 0)
+        MACHINE.waitpid(self._leader, 0)
         self._reaped = True
     return self._return_code is not None
 
@@ -105,14 +106,14 @@ def _reaps_early(self: Any) -> None:
     before = self._return_code
     SimulatedGuardian._check_leader(self)
     if before is None and self._return_code is not None:
-        Machine.current.waitpid(self._leader, 0)
+        MACHINE.waitpid(self._leader, 0)
         self._reaped = True
 
 
 def _signals_dead_group(self: Any, rung: Rung) -> bool:
     if self._leader:
         with contextlib.suppress(OSError):
-            Machine.current.killpg(self._leader, rung.signal)
+            MACHINE.killpg(self._leader, rung.signal)
     return SimulatedGuardian._signal(self, rung)
 
 
@@ -130,7 +131,7 @@ def _no_timeout(self: Any, now: float) -> None:
 
 def _deaf_in_spawn(self: Any) -> None:
     if self._report >= 0:
-        Machine.current.inbox.clear()
+        MACHINE.inbox.clear()
     SimulatedGuardian._read_control(self)
 
 
@@ -145,12 +146,12 @@ def _never_gives_up(self: Any, now: float) -> bool:
 
 
 def _by_number_only(pid: int, start_time: int, number: int) -> bool:
-    kernel = Machine.current.kernel
+    kernel = MACHINE.kernel
     # It looks, and signals a moment later: by then the number may belong to another.
     kernel.now += 0.005
     while kernel.events and kernel.events[0][0] <= kernel.now:
         kernel.step(kernel.now)
-    Machine.current.check_alive()
+    MACHINE.check_alive()
     proc = kernel.procs.get(pid)
     return proc is not None and kernel.send(proc, number)
 
@@ -158,7 +159,7 @@ def _by_number_only(pid: int, start_time: int, number: int) -> bool:
 def _without_continue(pid: int, start_time: int, number: int) -> bool:
     if number == signal.SIGCONT:
         return True
-    return Machine.current.signal_process(pid, start_time, number)
+    return MACHINE.signal_process(pid, start_time, number)
 
 
 # -- the warden -----------------------------------------------------------------------------------

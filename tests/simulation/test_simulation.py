@@ -16,8 +16,8 @@ from typing import Final
 import pytest
 
 from .invariants import Wrong
-from .machine import installed
 from .mutants import MUTANTS
+from .standins import installed
 from .world import Life, Parts
 
 NIGHTLY: Final = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"

@@ -16,23 +16,30 @@ from eventbus_tasks._runner import TaskRun
 from eventbus_tasks.events import TaskEvent
 from eventbus_tasks.lifecycle import TRANSITIONS, Facts, Input, LifeState
 from eventbus_tasks.lifecycle import step as real_step
-from eventbus_tasks.outcome import Outcome, Reason
+from eventbus_tasks.outcome import Outcome, Reason, TaskStatus
 from eventbus_tasks.policies import TerminationPolicy
 from eventbus_tasks.request import TaskRef
 
+from .actors import SimulatedGuardian, SimulatedWarden, make_guardian
 from .invariants import Wrong, check
 from .kernel import GUARDIAN, TERM, GuardianDeath, Kernel, NeverAgain, Traits
 from .launching import CALLS, Launch
-from .machine import Machine, SimulatedGuardian, SimulatedWarden, make_guardian
+from .machine import MACHINE, Machine
 
 T = TypeVar("T")
 
-HORIZON: Final = 60.0
-"""Seconds of simulated time after which a life is over, whatever still resists."""
+HORIZON: Final = 20.0
+"""Seconds of simulated time after which a life is over, whatever still resists.
+
+By then everything has been said; what still comes is one round of SIGKILL like the other.
+"""
 _FAIL_REPORT: Final = b'{"stage": "exec", "errno": 2, "path": "/x", "message": "not there"}'
 _REF: Final = TaskRef(id=1, uid="u", name="n", agent="command", project_dir="/p")
 _BORN: Final = LifeState()
 _UNKNOWN: Final = Facts()
+_ENDS: Final = frozenset(status for status in TaskStatus if status.is_terminal)
+_LAST_WORDS: Final = frozenset((wire.Ended, wire.SpawnFailed, wire.GuardianLost))
+_LETTING_GO: Final = frozenset((wire.Released, wire.Unswept))
 _rung: Final = functools.cache(Rung)
 
 
@@ -129,6 +136,15 @@ class Plan:
         self.launch_terminated = int(pick() * CALLS) if pick() < 0.03 else None
         signalled = (self.terminated, self.warden_terminated, self.launch_terminated)
         self.signalled = signalled != (None, None, None)
+        # What follows from that: whether somebody cannot be ended, or not in time; until when
+        # successors are forked; and how long the ladder is.
+        self.resists = bool(self.leader.stuck)
+        self.hopping = self.graces = 0.0
+        for _, traits in self.members:
+            self.resists = self.resists or traits.foreign or bool(traits.stuck)
+            self.hopping = max(self.hopping, traits.hops * traits.pause)
+        for rung in rungs:
+            self.graces += rung.grace
 
     def begin(self, kernel: Kernel) -> None:
         """What the program does, from its exec on."""
@@ -171,7 +187,7 @@ def _draw_traits(
         if pick() < 0.1:
             traits.hops, traits.pause = choice(((3, 0.01), (10, 0.003)))
     if pick() < 0.02:
-        traits.stuck = choice((1.0, 30.0))
+        traits.stuck = choice((1.0, 15.0))
     return traits
 
 
@@ -195,9 +211,11 @@ class SimulatedTask:
     def _step(self, happened: Input, reason: Reason | None = None) -> None:
         before = self._life
         after = self._real_step(before, happened, reason)
+        if after is before:
+            return
         if before.status is not after.status and after.status not in TRANSITIONS[before.status]:
             raise Wrong(f"I2 {before.status} -> {after.status}")
-        if before.status.is_terminal and after != before:
+        if before.status in _ENDS:
             raise Wrong(f"I4 changed after its end: {before} -> {after}")
         self._life = after
 
@@ -291,16 +309,14 @@ class SimulatedRun(TaskRun):
 
     def hear(self, message: Any) -> None:
         """A message of guardian or warden, in the order that `GuardianLink.poll` gives."""
-        if isinstance(message, (wire.Ended, wire.SpawnFailed)):
-            self.final = True
-        if isinstance(message, wire.GuardianLost):
-            if self.final:
+        kind = type(message)
+        if kind in _LAST_WORDS:
+            if self.final and kind is wire.GuardianLost:
                 return
             self.final = True
-        if isinstance(message, wire.Released):
-            self.released = True
-        if isinstance(message, (wire.Released, wire.Unswept)):
-            self.link.pipes.extend((stream, 0) for stream in message.pipes)
+        elif kind in _LETTING_GO:
+            self.released = self.released or kind is wire.Released
+            self.link.pipes += [(stream, 0) for stream in message.pipes]
         self._take(message)
 
     def conclude(self) -> Outcome:
@@ -332,10 +348,11 @@ class Life:
         kernel.disk_full = plan.disk_full
         kernel.outside = plan.outside
         self.task = SimulatedTask(parts.step)
-        self.machine = Machine.current = Machine(kernel, plan, self._told)
+        self.machine = MACHINE
+        self.machine.begin(kernel, plan, self._told)
         self.run_ = parts.run(self.task, self.machine, plan.journal_fails)
         self.accepted: list[tuple[float, Reason, bool, bool]] = []
-        self.told_at: dict[str, float] = {}
+        self.told_at: dict[type, float] = {}
         self.ended_at: float | None = None
         self.freed: tuple[float, int] | None = None
         self.host_died_at: float | None = None
@@ -451,10 +468,11 @@ class Life:
         self.warden._on_terminate()
 
     def _told(self, message: Any) -> None:
-        known = isinstance(message, wire.Stopping) and "Stopping" in self.told_at
-        if known and self.plan.stalled[0] < HORIZON:
+        kind = type(message)
+        if kind not in self.told_at:
+            self.told_at[kind] = self.kernel.now
+        elif kind is wire.Stopping and self.plan.stalled[0] < HORIZON:
             return  # as `GuardianLink.poll` has it: guardian and warden may both say it
-        self.told_at.setdefault(type(message).__name__, self.kernel.now)
         self.run_.hear(message)
         if self.run_._over and self.left_at_end is None:
             self.left_at_end = [proc.pid for proc in self.kernel.family()]
@@ -467,7 +485,7 @@ class Life:
 
     def _be_guardian(self) -> None:
         kernel, machine = self.kernel, self.machine
-        self.guardian = guardian = make_guardian(self.parts.guardian, self.plan.policy)
+        self.guardian = guardian = make_guardian(self.parts.guardian)
         try:
             guardian.run()
             machine.guardian_ended = True
