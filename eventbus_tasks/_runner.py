@@ -424,7 +424,6 @@ class TaskRun:
             case wire.LeaderExited():
                 task._return_code = message.return_code
                 task._step(Input.LEADER_EXITED)
-                self._facts = replace(self._facts, return_code=message.return_code)
             case wire.Ended():
                 self._take_end(message)
             case wire.Released():
@@ -457,7 +456,8 @@ class TaskRun:
             problem = "warden and guardian have died before either told of a start"
             self._facts = replace(self._facts, spawn_error=problem)
         else:
-            self._facts = replace(self._facts, guardian_lost=True)
+            code = self.task._return_code
+            self._facts = replace(self._facts, guardian_lost=True, return_code=code)
 
     def _take_end(self, message: wire.Ended) -> None:
         stop_reason = None if message.reason is None else reason_of(message.reason)

@@ -104,6 +104,7 @@ class _Locked:
 
     def __exit__(self, *_: object) -> None:
         if self._held:
+            self._held = False
             fcntl.lockf(self._file, fcntl.LOCK_UN, 1, self._offset)
 
 
@@ -151,7 +152,8 @@ class Slot:
     def locked(self) -> contextlib.AbstractContextManager[bool]:
         """Hold the lock; gives ``False`` if the other one, who holds it, does not let go.
 
-        It is held for microseconds; whoever does not let go was stopped while holding it.
+        It is held for microseconds; whoever does not let go was stopped while holding it. What is
+        returned may be used again, when the lock is not held.
         """
         return _Locked(self._lock, self._offset)
 

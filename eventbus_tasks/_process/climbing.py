@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import contextlib
 import os
 import time
 
@@ -20,7 +19,10 @@ __all__ = ["Climber"]
 
 
 class _Shared:
-    """The slot is locked, and what it says is what the guardian knows, before and afterwards."""
+    """The slot is locked, and what it says is what the guardian knows, before and afterwards.
+
+    It may be entered again and again, but not twice at once.
+    """
 
     __slots__ = ("_climber", "_lock")
 
@@ -56,6 +58,7 @@ class Climber(abc.ABC):
         "_pid",
         "_policy",
         "_reason",
+        "_shared",
         "_slot",
         "_stops",
         "_time_limit",
@@ -75,6 +78,8 @@ class Climber(abc.ABC):
         self._policy = policy
         self._pid = os.getpid()
         self._slot = slot or Slot.private()
+        # Takes note of what the warden has done in our place, and tells it what changes here.
+        self._shared = _Shared(self)
         self._ladder: Ladder | None = None
         self._reason: str | None = None
         self._stops = 0  # requests of the host
@@ -112,7 +117,7 @@ class Climber(abc.ABC):
         if self._leave_or_kill_at is not None and now >= self._leave_or_kill_at:
             self._leave_or_kill_at = None
             if policy.after_exit == "kill":
-                with self._shared():
+                with self._shared:
                     self._ladder = self._ladder or self._new_ladder(policy.rungs, now)
             elif family := self._family():
                 self._capture(now)
@@ -139,7 +144,7 @@ class Climber(abc.ABC):
     def _stop(self, reason: str, rungs: tuple[Rung, ...], *, asked: bool = False) -> None:
         """Begin the ladder; if one is begun already, only shorten it."""
         now = time.monotonic()
-        with self._shared():
+        with self._shared:
             self._stops += asked
             if self._drain_until is not None:
                 return  # there is nobody to stop
@@ -159,10 +164,6 @@ class Climber(abc.ABC):
         if self._return_code is None:
             self._reason = reason
             self._send(wire.Stopping(reason=reason, at=time.time()))
-
-    def _shared(self) -> contextlib.AbstractContextManager[None]:
-        """Take note of what the warden has done in our place, and tell it what changes here."""
-        return _Shared(self)
 
     def _resume(self) -> None:
         """Go on where the warden was."""
@@ -198,12 +199,12 @@ class Climber(abc.ABC):
         if self._ladder is None:
             return
         while now >= self._ladder.deadline:
-            with self._shared():
+            with self._shared:
                 # Under the lock, so that nobody else climbs it.
                 rung = self._ladder.advance(now)
             if rung is None or self._signal(rung) or rung is KILL:
                 break
-            with self._shared():
+            with self._shared:
                 self._ladder.skip(now)
         if self._ladder.given_up(now) and not self._ended and (family := self._family()):
             self._capture(now)

@@ -217,7 +217,7 @@ class Guardian(Climber):
             self._time_limit = time.monotonic() + self._policy.timeout
         leader = read_process(self._leader)
         self._leader_start = leader.start_time if leader else 0
-        with self._shared():
+        with self._shared:
             return True
 
     def _environment(self) -> dict[bytes, bytes]:
@@ -237,7 +237,7 @@ class Guardian(Climber):
         """Wait for something to happen and deal with it; return whether all is over."""
         more = self._wait()
         if self._slot.taken:
-            with self._shared():
+            with self._shared:
                 pass  # before anything else: what has happened may be its doing
         if not more and self._return_code is None:
             # Nothing but output, which there may be much of: all else is as it was.
@@ -284,13 +284,16 @@ class Guardian(Climber):
             times.append(self._ladder.deadline)
         elif (limit := self._idle_limit) is not None:
             times.append(self._last_output + limit)
-        due = [when for when in times if when is not None]
+        due = math.inf
+        for when in times:
+            if when is not None and when < due:
+                due = when
         if watched != self._watched:
             self._watched = watched
             self._poll = select.poll()
             for descriptor, mask in watched.items():
                 self._poll.register(descriptor, mask)
-        ready = self._sleep(min(due, default=math.inf), outputs)
+        ready = self._sleep(due, outputs)
         more = not ready
         for descriptor, _ in ready:
             if descriptor in outputs:
@@ -402,7 +405,7 @@ class Guardian(Climber):
         self._time_limit = None
         self._send(wire.LeaderExited(return_code=self._return_code, at=time.time()))
         until = time.monotonic() + self._policy.exit_grace
-        with self._shared():
+        with self._shared:
             if self._ladder is None:
                 self._leave_or_kill_at = until
             else:
@@ -541,7 +544,7 @@ class Guardian(Climber):
             self._children_changed = False
             if not self._gone():
                 return False
-            with self._shared():
+            with self._shared:
                 self._drain_until = now + self._policy.drain
             self._ladder = self._leave_or_kill_at = None
             if self._pty is not None:

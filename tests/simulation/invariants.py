@@ -58,11 +58,10 @@ def _first_stop(life: Life) -> tuple[float, Reason] | None:
 def _check_graces(life: Life) -> None:
     """I11, the other side: nobody is killed before the graces have passed, nor if it obeys."""
     plan = life.plan
-    if any(now for _, _, now, _ in life.accepted) or life.guardian_killed_at is not None:
-        return
     rungs = plan.policy.rungs
-    plain = bool(rungs) and all(rung.scope == "tree" for rung in rungs)
-    if not plain or life.kernel.warden_dead:
+    if not rungs or life.guardian_killed_at is not None or life.kernel.warden_dead:
+        return
+    if any(now for _, _, now, _ in life.accepted) or any(rung.scope != "tree" for rung in rungs):
         return
     starts = [when for when, _, _, _ in life.accepted]
     limits = (plan.policy.timeout, plan.policy.idle_timeout, plan.policy.max_output)

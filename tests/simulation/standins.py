@@ -29,22 +29,13 @@ from .kernel import Proc
 from .machine import CONTROL, MACHINE, PIPE, WOULD_BLOCK
 
 
-class Poll:
-    """`select.poll` of the machine."""
+class Poll(dict[Any, int]):
+    """`select.poll` of the machine: a mask for each descriptor."""
 
-    def __init__(self) -> None:
-        self._watched: dict[int, int] = {}
-
-    def register(self, where: Any, events: int = select.POLLIN) -> None:
-        self._watched[where if isinstance(where, int) else where.fileno()] = events
-
-    modify = register
-
-    def unregister(self, where: Any) -> None:
-        del self._watched[where if isinstance(where, int) else where.fileno()]
+    register = dict.__setitem__
 
     def poll(self, timeout: int | None = None) -> list[tuple[int, int]]:
-        return MACHINE.wait(self._watched, timeout)
+        return MACHINE.wait(self, timeout)
 
 
 class Control:

@@ -400,6 +400,7 @@ class Life:
         self.run_._journal = None
         if self.guardian is not None:
             self.guardian._captures.clear()
+            del self.guardian._shared
         del self.warden._stand_in
 
     # -- what happens to it --------------------------------------------------------------------
@@ -474,7 +475,7 @@ class Life:
         elif kind is wire.Stopping and self.plan.stalled[0] < HORIZON:
             return  # as `GuardianLink.poll` has it: guardian and warden may both say it
         self.run_.hear(message)
-        if self.run_._over and self.left_at_end is None:
+        if self.run_._over and self.left_at_end is None and self.guardian_killed_at is not None:
             self.left_at_end = [proc.pid for proc in self.kernel.family()]
 
     def _freed(self) -> None:
