@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from eventbus_tasks import events
 from eventbus_tasks._answers import (
@@ -25,7 +25,6 @@ from eventbus_tasks._answers import (
     close_quietly,
     identity,
 )
-from eventbus_tasks._history import LIMIT, History
 from eventbus_tasks._process import wire
 from eventbus_tasks._process.handle import GuardianLink
 from eventbus_tasks._process.lost import Lost
@@ -36,9 +35,7 @@ from eventbus_tasks.errors import ReattachError, TaskNotFoundError, UnknownAgent
 from eventbus_tasks.events import EVENT_TYPES, AgentActivity, OutputReceived, TaskEvent
 from eventbus_tasks.lifecycle import Input
 from eventbus_tasks.policies import (
-    Journal,
     LogFiles,
-    ReadableJournal,
     ReopenedJournal,
     TerminationPolicy,
 )
@@ -50,7 +47,9 @@ from eventbus_tasks.task import Task
 if TYPE_CHECKING:
     from eventbus_tasks._delivery import Delivery
     from eventbus_tasks._turns import Admittance
+    from eventbus_tasks.output import StreamCursor
     from eventbus_tasks.plugins import PluginHost
+    from eventbus_tasks.signals import Subscription
     from eventbus_tasks.task import TaskControl
 
 __all__ = ["AdoptedRun", "Adoption", "Past"]
@@ -206,11 +205,8 @@ class AdoptedRun(TaskRun):
             self._failed_to_persist(f"journal: {'; '.join(self._hook_errors)}")
         else:
             journal = await self._ask("ebt_open_journal", check=check_journal, undo=close_quietly)
-            self._journal = cast("Journal | None", journal)
-        if isinstance(self._journal, ReadableJournal):
-            self._history = History(LIMIT)
-        self._seq = self._history.last = self._past.seq
-        self._history.first_kept = self._past.seq + 1
+            self.chronicle.write_to(journal)
+        self.chronicle.go_on_after(self._past.seq)
         if not self._past.accepted:
             self._emit(events.TaskAccepted(request=self.task.request))
         self._emit(events.TaskReattached(offset=self._offset))
@@ -226,7 +222,7 @@ class AdoptedRun(TaskRun):
             self._failed_to_persist(f"journal: {type(error).__name__}: {error}")
             close_quietly(reopened)
             return
-        self._journal = reopened
+        self.chronicle.write_to(reopened)
         # Also if its guardian is killed before it has told us so once more.
         self._executed = self._past.started
 
@@ -275,6 +271,9 @@ class AdoptedRun(TaskRun):
         finally:
             self._mute = False
 
+    def _emit_lines(self, receiver: Subscription, cursor: StreamCursor, data: bytes) -> bool:
+        return False  # what was told before depends on each range
+
     def _emit(self, event: TaskEvent, *, at: datetime | None = None) -> list[Delivery]:
         if self._mute:
             return []
@@ -287,13 +286,13 @@ class AdoptedRun(TaskRun):
         else:
             return super()._emit(event, at=at)
         if known:
-            event._stamp_here(self.task.ref, self._seq, datetime.now(UTC))
+            event._stamp_here(self.task.ref, self.chronicle.seq, datetime.now(UTC))
             # Whoever asks for earlier events finds it in the journal.
             return self._services.bus.emit(event, self.task) if wanted else []
-        self._record(event, at=at)
+        self.chronicle.record(event, at=at)
         if wanted:
-            return self._tell(event)
-        self._history.add(event)
+            return self.chronicle.tell(event)
+        self.chronicle.history.add(event)
         return []
 
 

@@ -21,10 +21,18 @@ import anyio.lowlevel
 import blinker
 
 from eventbus_tasks._delivery import Delivery, Mailbox, in_receiver
-from eventbus_tasks._derived import LineNumbers, output_lines
+from eventbus_tasks._derived import LineNumbers, output_lines, whole_lines
 from eventbus_tasks._history import Replay
 from eventbus_tasks._native import absorb, redeliver
-from eventbus_tasks.events import HandlerFailed, OutputLine, OutputReceived, TaskEnded, TaskEvent
+from eventbus_tasks.events import (
+    HandlerFailed,
+    OutputLine,
+    OutputReceived,
+    OutputSource,
+    TaskEnded,
+    TaskEvent,
+)
+from eventbus_tasks.policies import Stream
 from eventbus_tasks.request import TaskRef
 from eventbus_tasks.signals import EventSignal, EventStream, Subscription, describe_callable
 
@@ -49,6 +57,8 @@ class Bus:
         self._plan: dict[type[TaskEvent], tuple[Subscription, ...]] = {}
         self._line_plan: tuple[Subscription, ...] | None = None
         self._wants_output: bool | None = None
+        self._line_receiver: Subscription | None = None
+        self._line_receiver_known = False
         self._streams: set[EventStream[Any]] = set()
         self._signals: dict[type[TaskEvent], EventSignal[Any]] = {}
         self._exposed: dict[type[TaskEvent], blinker.Signal] = {}
@@ -82,11 +92,12 @@ class Bus:
 
     def expose(self, event_type: type[TaskEvent], signal: blinker.Signal) -> None:
         self._exposed[event_type] = signal
+        self._forget_plans()
 
     def _forget_plans(self) -> None:
         self._plan.clear()
-        self._line_plan = None
-        self._wants_output = None
+        self._line_plan = self._wants_output = None
+        self._line_receiver_known = False
 
     def disconnect(self, subscription: Subscription) -> None:
         self._subscriptions.pop(subscription.number, None)
@@ -114,6 +125,45 @@ class Bus:
             bool(signal.receivers) and issubclass(kind, (OutputLine, OutputReceived))
             for kind, signal in self._exposed.items()
         )
+
+    def lone_line_receiver(self) -> Subscription | None:
+        """Return the only one who looks at output, if all it wants are lines, of all tasks, now."""
+        if not self._line_receiver_known:
+            self._line_receiver_known = True
+            lines = self._plan_for(OutputLine)
+            alone = not (self._plan_for(OutputReceived) or self._streams or self._exposed)
+            lone = lines[0] if alone and len(lines) == 1 else None
+            self._line_receiver = lone if lone is not None and lone.task_uid is None else None
+        receiver = self._line_receiver
+        return None if receiver is None or receiver.is_async or self._emitting else receiver
+
+    def emit_lines(
+        self,
+        receiver: Subscription,
+        data: bytes,
+        start: int,
+        *,
+        task: TaskRef,
+        seq: int,
+        at: datetime,
+        stream: Stream,
+        source: OutputSource,
+    ) -> None:
+        """Do what `emit` does with a range of whole lines, for the `lone_line_receiver`.
+
+        Many chatty tasks write a line at a time; then to make the event of its range, which nobody
+        looks at, and to pass it on costs as much as all the rest.
+        """
+        lines = whole_lines(
+            data, start, self._lines, task=task, seq=seq, at=at, stream=stream, source=source
+        )
+        self._emitting = True
+        try:
+            self._call_one(receiver, lines)
+            while self._queue:
+                self._deliver(*self._queue.popleft())
+        finally:
+            self._emitting = False
 
     def emit(self, event: TaskEvent, task: Any = None) -> list[Delivery]:
         """Deliver an event; return what async receivers have not had yet.
@@ -391,12 +441,12 @@ class Bus:
             stream._mailbox.close()
         else:
             self._streams.add(stream)
-            self._wants_output = None
+            self._forget_plans()
         return stream
 
     def forget_stream(self, stream: EventStream[Any]) -> None:
         self._streams.discard(stream)
-        self._wants_output = None
+        self._forget_plans()
 
     def close(self) -> None:
         """Let every worker and stream end once it has had what is waiting.

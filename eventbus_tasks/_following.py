@@ -29,6 +29,7 @@ from eventbus_tasks.policies import OutputInterpreter, Stream
 if TYPE_CHECKING:
     from eventbus_tasks._bus import Bus
     from eventbus_tasks._dialogue import Dialogue
+    from eventbus_tasks.signals import Subscription
     from eventbus_tasks.task import Task
 
 __all__ = ["OutputFollower"]
@@ -62,6 +63,8 @@ class OutputFollower:
         task: Whose log it is.
         bus: Asked whether anybody looks at output.
         emit: Numbers, journals and delivers an event.
+        emit_lines: Does the same with whole lines, for the only one who looks at them, and moves
+            the cursor; returns whether that can be done without the event of their range.
         failed: Reports a failure of the interpreter: ``(where, what, overran)``.
     """
 
@@ -70,6 +73,7 @@ class OutputFollower:
         task: Task,
         bus: Bus,
         emit: Callable[[TaskEvent], Any],
+        emit_lines: Callable[[Subscription, StreamCursor, bytes], bool],
         failed: Callable[[str, str, bool], None],
     ) -> None:
         self.interpreter: OutputInterpreter | None = None
@@ -79,6 +83,7 @@ class OutputFollower:
         self._task = task
         self._bus = bus
         self._emit = emit
+        self._emit_lines = emit_lines
         self._failed = failed
         self._cursors: list[StreamCursor] = []
         self._splitters: dict[str, tuple[LineSplitter, int]] = {}
@@ -141,6 +146,8 @@ class OutputFollower:
             take_messages: Takes it. It tells of lost bytes before it writes bytes behind them:
                 with the sizes read first, every hole is known.
         """
+        if self.interpreter is None and self._turn_of_lines(has_news):
+            return Turn.IDLE
         wanted = self.interpreter is not None or self._bus.wants_output()
         sizes: list[int] = []
         for cursor in self._cursors:
@@ -167,6 +174,25 @@ class OutputFollower:
                 self._interpret(cursor.stream, self._task.output.read(start, end, cursor.stream))
             self._task.output.grown()
         return Turn.MORE if more else Turn.IDLE
+
+    def _turn_of_lines(self, has_news: Callable[[], bool]) -> bool:
+        """Do what `turn` does, in the shortest way, if there is nothing but a few whole lines.
+
+        Returns:
+            Whether it is done; otherwise nothing is.
+        """
+        receiver = self._bus.lone_line_receiver()
+        if receiver is None or len(self._cursors) != 1 or self.stop_at:
+            return False
+        cursor = self._cursors[0]
+        lines = cursor.peek_lines(_CHUNK)
+        if lines is None or has_news():
+            return False
+        if lines:
+            if not self._emit_lines(receiver, cursor, lines):
+                return False
+            self._task.output.grown()
+        return True
 
     def end(self) -> None:
         """Hand out last lines that have no line ending; nobody is talked to any more."""

@@ -17,7 +17,7 @@ import anyio.to_thread
 from eventbus_tasks._delivery import MERGE_LIMIT
 from eventbus_tasks.errors import HistoryUnavailableError
 from eventbus_tasks.events import AgentActivity, OutputReceived, OutputSource, TaskEvent
-from eventbus_tasks.policies import ReadableJournal
+from eventbus_tasks.policies import ReadableJournal, Stream
 
 __all__ = ["LIMIT", "History", "Replay"]
 
@@ -45,38 +45,35 @@ class _Run:
         self._ends = array("q")
         self._line_starts = array("q")
         self._times = array("d")
-        self._last = event
-        self._latest = [event]  # which are not in the arrays yet: many at once are cheaper
+        self.last_number = event.seq
+        self._last_end = event.end
+        # Which are not in the arrays yet (many at once are cheaper): number, end, line start, time.
+        self._latest = [(event.seq, event.end, event.line_start, event.at)]
 
-    def add(self, event: OutputReceived) -> None:
-        self._last = event
-        self._latest.append(event)
+    def add(self, seq: int, end: int, line_start: int, at: datetime) -> None:
+        self.last_number = seq
+        self._last_end = end
+        self._latest.append((seq, end, line_start, at))
         if len(self._latest) >= AT_ONCE:
             self._store()
 
-    def continues_with(self, event: OutputReceived) -> bool:
-        last = self._last
+    def continues_with(self, seq: int, stream: Stream, start: int) -> bool:
         return (
-            event.seq == last.seq + 1
-            and event.start == last.end
-            and event.stream == last.stream
-            and not event.last
+            seq == self.last_number + 1 and start == self._last_end and stream == self._first.stream
         )
-
-    @property
-    def last_number(self) -> int:
-        return self._last.seq
 
     def _store(self) -> None:
         latest, self._latest = self._latest, []
         if len(self._numbers) >= 2 * EXACT:
             self._merge_older()
-        numbers = [event.seq for event in latest]
+        if not latest:
+            return
+        numbers, ends, line_starts, times = zip(*latest, strict=True)
         self._numbers.extend(numbers)
         self._firsts.extend(numbers)
-        self._ends.extend([event.end for event in latest])
-        self._line_starts.extend([event.line_start for event in latest])
-        self._times.extend([event.at.timestamp() for event in latest])
+        self._ends.extend(ends)
+        self._line_starts.extend(line_starts)
+        self._times.extend([at.timestamp() for at in times])
 
     def _merge_older(self) -> None:
         """Forget the numbers within older megabytes: what is left is enough to begin at them."""
@@ -154,9 +151,9 @@ class History:
         """Take the next event, at the moment when it is told."""
         self.last = event.seq
         if type(event) is OutputReceived and not event.last:
-            last = self._entries[-1] if self._entries else None
-            if isinstance(last, _Run) and last.continues_with(event):
-                last.add(event)
+            if self.extend(
+                event.seq, event.stream, event.start, event.end, event.line_start, event.at
+            ):
                 return
             self._entries.append(_Run(event))
         else:
@@ -165,6 +162,21 @@ class History:
             dropped = self._entries.popleft()
             number = dropped.last_number if isinstance(dropped, _Run) else dropped.seq
             self.first_kept = number + 1
+
+    def extend(
+        self, seq: int, stream: Stream, start: int, end: int, line_start: int, at: datetime
+    ) -> bool:
+        """Take the next event as what it would say, if that is output which adjoins the last one's.
+
+        Returns:
+            Whether it was taken.
+        """
+        run = self._entries[-1] if self._entries else None
+        if not isinstance(run, _Run) or not run.continues_with(seq, stream, start):
+            return False
+        run.add(seq, end, line_start, at)
+        self.last = seq
+        return True
 
     def between(self, after: int, up_to: int) -> Iterator[TaskEvent]:
         """Return the events with numbers over `after` and up to `up_to`; adjoining output merged.

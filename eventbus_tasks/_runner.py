@@ -32,11 +32,11 @@ from eventbus_tasks._answers import (
     terminal_event,
     utc,
 )
+from eventbus_tasks._chronicle import Chronicle
 from eventbus_tasks._delivery import Delivery, await_receivers
 from eventbus_tasks._dialogue import Dialogue, check_answer
 from eventbus_tasks._following import OutputFollower
-from eventbus_tasks._history import LIMIT, History, Replay
-from eventbus_tasks._native import absorb, endure, redeliver, undisturbed
+from eventbus_tasks._native import absorb, endure, undisturbed
 from eventbus_tasks._process import wire
 from eventbus_tasks._process.marker import sweep_marked
 from eventbus_tasks._process.rescue import prepare_rescue
@@ -51,9 +51,7 @@ from eventbus_tasks.lifecycle import Facts, Input, judge, step
 from eventbus_tasks.outcome import Outcome, Reason, Survivor
 from eventbus_tasks.policies import (
     DurableJournal,
-    Journal,
     LogFiles,
-    ReadableJournal,
     Stream,
     TerminationPolicy,
 )
@@ -63,6 +61,8 @@ if TYPE_CHECKING:
     from eventbus_tasks._process.handle import GuardianLink, WardenClient
     from eventbus_tasks._process.visit import Place
     from eventbus_tasks._turns import Admittance
+    from eventbus_tasks.output import StreamCursor
+    from eventbus_tasks.signals import Subscription
     from eventbus_tasks.task import Task
 
 __all__ = ["TaskRun"]
@@ -85,13 +85,13 @@ class TaskRun:
         self._services = services
         self._admittance = admittance
         self._queued: set[str] = set()  # what it had to wait for, and was told to wait for
-        self._seq = 0
-        self._journal: Journal | None = None
-        self._history = History()
+        self.chronicle = Chronicle(task, services.bus, self._failed_to_persist)
         self._persist_error: str | None = None
         self._hook_errors: list[str] = []
         self._policy = TerminationPolicy()
-        self._output = OutputFollower(task, services.bus, self._emit, self._hook_failed)
+        self._output = OutputFollower(
+            task, services.bus, self._emit, self._emit_lines, self._hook_failed
+        )
         self.sessions = self._output.sessions = SessionKeeper(task, services)
         self._link: GuardianLink | None = None
         self._place: Place | None = None  # where the guardian will be found
@@ -182,11 +182,9 @@ class TaskRun:
     # -- before the start ---------------------------------------------------------------------
 
     async def _prepare(self) -> None:
-        if not self._seq:
+        if not self.chronicle.seq:
             journal = await self._ask("ebt_open_journal", check=check_journal, undo=close_quietly)
-            self._journal = cast("Journal | None", journal)
-            if journal is not None and isinstance(journal, ReadableJournal):
-                self._history = History(LIMIT)
+            self.chronicle.write_to(journal)
             self._emit(events.TaskAccepted(request=self.task.request))
         if not await self._take_turn() or self._stopped():
             return
@@ -551,18 +549,19 @@ class TaskRun:
         task._outcome = outcome
         task._settled.set()
         await self.sessions.release()
-        deliveries = self._tell(terminal)
-        if self._journal is not None:
-            close_quietly(self._journal)
+        deliveries = self.chronicle.tell(terminal)
+        if self.chronicle.journal is not None:
+            close_quietly(self.chronicle.journal)
         task.output.end()
         self._services.retain(task)
         await self._await_receivers(deliveries)
         task._delivered.set()
 
     async def _finish_journal(self, outcome: Outcome) -> Outcome:
-        if self._journal is None:
+        journal = self.chronicle.journal
+        if journal is None:
             return outcome
-        await self._persist("journal", functools.partial(self._journal.finish, outcome))
+        await self._persist("journal", functools.partial(journal.finish, outcome))
         return replace(outcome, persist_error=self._persist_error)
 
     async def _persist(self, what: str, work: Callable[[], Any], *, patience: float = 0.0) -> Any:
@@ -577,9 +576,9 @@ class TaskRun:
     async def _record_end(self, outcome: Outcome) -> events.TaskEnded:
         """Make the terminal event, and have it durable before anybody is told."""
         terminal = terminal_event(outcome)
-        self._record(terminal)
-        if self._journal is not None and isinstance(self._journal, DurableJournal):
-            await self._persist("journal", self._journal.sync)
+        self.chronicle.record(terminal)
+        if isinstance(self.chronicle.journal, DurableJournal):
+            await self._persist("journal", self.chronicle.journal.sync)
         if outcome.persist_error != self._persist_error:
             outcome = replace(outcome, persist_error=self._persist_error)
             terminal = replace(terminal, outcome=outcome)
@@ -592,34 +591,10 @@ class TaskRun:
     # -- events and failures ------------------------------------------------------------------
 
     def _emit(self, event: events.TaskEvent, *, at: datetime | None = None) -> list[Delivery]:
-        """Number an event that was made just now, write it to the journal, then tell everybody."""
-        self._record(event, at=at)
-        return self._tell(event)
+        return self.chronicle.emit(event, at=at)
 
-    def _tell(self, event: events.TaskEvent) -> list[Delivery]:
-        """Tell everybody, and remember it for those who come later."""
-        self._history.add(event)
-        return self._services.bus.emit(event, self.task)
-
-    def _record(self, event: events.TaskEvent, *, at: datetime | None = None) -> None:
-        """Number an event that was made just now, and write it to the journal."""
-        self._seq += 1
-        event._stamp_here(self.task.ref, self._seq, at or datetime.now(UTC))
-        if self._journal is not None:
-            try:
-                self._journal.append((event,))
-            except BaseException as error:
-                self._failed_to_persist(f"journal: {type(error).__name__}: {error}")
-                redeliver(error)
-
-    def replay(self, after: int) -> Replay:
-        """Return what was told so far, from `after` on."""
-        return Replay(self._history, self._journal, self.task.output, after=after)
-
-    def emit_removed(self) -> None:
-        """Tell that the task was removed. Its journal has ended: the event only goes around."""
-        event = events.TaskRemoved().stamp(self.task.ref, self._seq, datetime.now(UTC))
-        self._services.bus.emit(event, self.task)
+    def _emit_lines(self, receiver: Subscription, cursor: StreamCursor, data: bytes) -> bool:
+        return self.chronicle.emit_lines(receiver, cursor, data)
 
     async def _ask(
         self,
@@ -636,13 +611,15 @@ class TaskRun:
                 hook, arguments, failed=self._hook_failed, check=check, undo=undo
             )
         except NoWorkerError as error:
-            if self._seq and self._link is None:
+            if self.chronicle.seq and self._link is None:
                 raise
             self._hook_failed(f"hook {hook}", str(error), False)  # it goes on without
 
     def _hook_failed(self, where: str, error: str, overran: bool) -> None:
         self._hook_errors.append(f"{where}: {error}")
-        self._services.bus.report(where, error, self.task.ref, seq=self._seq, overran=overran)
+        self._services.bus.report(
+            where, error, self.task.ref, seq=self.chronicle.seq, overran=overran
+        )
 
     def _failed_to_persist(self, problem: str) -> None:
         logger.error("%r: %s", self.task, problem)

@@ -572,7 +572,7 @@ class TaskEngine:
         if found.outcome is None:
             raise TaskActiveError(found.id, found.status)
         run = self._runs.pop(found.id)
-        run.emit_removed()
+        run.chronicle.emit_removed()
         if self._services is not None:
             self._services.forget(found)
         found.output.close()
@@ -608,7 +608,7 @@ class TaskEngine:
         if task is None or after < 0:
             raise ValueError("after is the number of an event (0 for none) of the task given")
         known = self.get_task(task if isinstance(task, TaskRef) else task.ref)
-        replay = self._runs[known.id].replay(after)
+        replay = self._runs[known.id].chronicle.replay(after)
         return self._bus.open_stream(types, uid, replay, ended=known.outcome is not None)
 
     def describe(self, event: TaskEvent) -> str:

@@ -34,13 +34,15 @@ def decode_lines(data: bytes, *, last: bool = False) -> tuple[str, ...]:
         data: The bytes.
         last: What follows the last line ending is a line too, if it is not empty.
     """
+    if data.endswith(b"\n") and b"\r" not in data and len(data) < MAX_LINE:
+        # Nearly always. One decode and one split for all: the price of lines is per call.
+        return tuple(data[:-1].decode("utf-8", "replace").split("\n"))
     end = data.rfind(b"\n")
     if end < 0 and not (last and data):
         return () if len(data) < MAX_LINE else _pieces(data, last=False)
     complete = data[:end] if end >= 0 else b""
     rest = data[end + 1 :]
     if b"\r" not in complete and len(complete) < MAX_LINE:
-        # One decode and one split for all of them: the price of lines is per call, not per byte.
         lines = complete.decode("utf-8", "replace").split("\n") if end >= 0 else []
     else:
         lines = [

@@ -410,6 +410,32 @@ class StreamCursor:
         self._behind = len(data) == count
         return self.available() if self._behind else self.position + len(data)
 
+    def peek_lines(self, count: int) -> bytes | None:
+        """Return what has come, if it is nothing but whole lines that are in memory.
+
+        Args:
+            count: What comes is less than so many bytes.
+
+        Returns:
+            ``None`` if there is anything else about it. Either way nothing has changed.
+        """
+        descriptor, now = self._log.descriptor, time.monotonic()
+        if descriptor is None or self._behind or self._gaps or self.line_start != self.position:
+            return None
+        if now - self._looked_at >= _FRESH:
+            return None
+        data = os.pread(descriptor, count, self.position)
+        if data and (data[-1] != 0x0A or len(data) == count):
+            return None
+        self._looked_at = now
+        return data
+
+    def pass_lines(self, data: bytes) -> None:
+        """Move on behind what `peek_lines` has returned."""
+        self._log.recent = (self.position, data)
+        self.position += len(data)
+        self.line_start = self._log.size = self.position
+
     def advance(
         self, limit: int, size: int, *, read: bool = False
     ) -> tuple[int, int, int, bool] | None:

@@ -39,6 +39,7 @@ LAYERS: Final[tuple[frozenset[str], ...]] = (
     frozenset(
         {
             "_bus",
+            "_chronicle",
             "_delivery",
             "_derived",
             "_dialogue",

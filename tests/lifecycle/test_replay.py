@@ -87,7 +87,7 @@ async def test_from_any_event_on(
     stage: Stage, readable: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whenever one subscribes and from whichever event on, the story is whole from there."""
-    monkeypatch.setattr("eventbus_tasks._runner.LIMIT", 3)
+    monkeypatch.setattr("eventbus_tasks._chronicle.LIMIT", 3)
     plugin = ReadablePlugin()
     plugins = {"a-readable": plugin} if readable else {}
     streams: list[tuple[int, EventStream[TaskEvent]]] = []
@@ -150,7 +150,7 @@ async def test_what_the_journal_lacks_is_said(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Events that are neither remembered nor in the journal are no silent gap."""
-    monkeypatch.setattr("eventbus_tasks._runner.LIMIT", 1)
+    monkeypatch.setattr("eventbus_tasks._chronicle.LIMIT", 1)
     plugin = ReadablePlugin()
     async with stage.engine(plugins={"a-readable": plugin}) as engine:
         task, _ = await stage.start(engine)

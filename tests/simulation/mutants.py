@@ -278,7 +278,7 @@ def _skips_a_state(state: LifeState, happened: Input, reason: Reason | None = No
 
 def _second_end(self: Any) -> Any:
     outcome = SimulatedRun.conclude(self)
-    self._tell(self.events[-1])
+    self.chronicle.tell(self.events[-1])
     return outcome
 
 
@@ -303,7 +303,7 @@ async def _forgets_the_pipe(self: Any, link: Any) -> None: ...
 def _double_number(self: Any, event: Any, **options: Any) -> Any:
     told = SimulatedRun._emit(self, event, **options)
     if event.name == "task.stopping":
-        self._seq -= 1
+        self.chronicle.seq -= 1
     return told
 
 

@@ -9,6 +9,7 @@ from random import Random
 from types import MappingProxyType, SimpleNamespace
 from typing import Any, Final, TypeVar
 
+from eventbus_tasks._chronicle import Chronicle
 from eventbus_tasks._process import wire
 from eventbus_tasks._process.guardian import Guardian
 from eventbus_tasks._process.ladder import Policy, Rung
@@ -258,10 +259,16 @@ class _Services:
         self.bus = _Bus(events)
 
 
+class _Chronicle(Chronicle):
+    """The real one, which nobody asks for earlier events."""
+
+    def tell(self, event: TaskEvent) -> list[Any]:
+        return self._bus.emit(event, self._task)
+
+
 class SimulatedRun(TaskRun):
     """The real `TaskRun` from its launch on, with its messages and its judgement."""
 
-    _history = SimpleNamespace(add=_nothing)  # type: ignore[assignment]
     sessions = SimpleNamespace(release=_nothing_at_once)  # type: ignore[assignment]
     _admittance = SimpleNamespace(interrupt=_nothing)  # type: ignore[assignment]
     _policy = TerminationPolicy()
@@ -277,9 +284,9 @@ class SimulatedRun(TaskRun):
     def __init__(self, task: Any, machine: Machine, journal_fails: bool) -> None:
         self.events: list[TaskEvent] = []
         self.task = task
-        self._journal = self if journal_fails else None
         self._services = _Services(self.events)  # type: ignore[assignment]
-        self._seq = 0
+        self.chronicle = _Chronicle(task, _Bus(self.events), self._failed_to_persist)  # type: ignore[arg-type]
+        self.chronicle.journal = self if journal_fails else None
         self._persist_error = None
         self.link = _Link(machine)
         self._link = self.link  # type: ignore[assignment]
@@ -397,7 +404,7 @@ class Life:
         self.machine.tell = self.machine.lock_freed = self.machine.terminate = _nothing
         self.kernel.leader_gone = _nothing
         self.kernel.events.clear()
-        self.run_._journal = None
+        del self.run_.chronicle
         if self.guardian is not None:
             self.guardian._captures.clear()
             del self.guardian._shared
