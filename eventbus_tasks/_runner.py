@@ -47,7 +47,7 @@ from eventbus_tasks._threads import NoWorkerError
 from eventbus_tasks.builtin import unnamed_log
 from eventbus_tasks.conversation import AgentAnswer, ConversationInterpreter
 from eventbus_tasks.errors import SessionBusyError
-from eventbus_tasks.lifecycle import Facts, Input, judge, step
+from eventbus_tasks.lifecycle import TRANSITIONS, Facts, Input, judge
 from eventbus_tasks.outcome import Outcome, Reason, Survivor
 from eventbus_tasks.policies import (
     DurableJournal,
@@ -537,7 +537,7 @@ class TaskRun:
             output_bytes=self._sizes or self._output.positions,
             lost_bytes=dict(self._lost),
         )
-        if step(task._life, Input.ENDED, outcome.reason).reason is not outcome.reason:
+        if outcome.status not in TRANSITIONS[task._life.status]:
             # The guardian contradicts itself (a success of what it has stopped): not a success.
             outcome = replace(outcome, reason=Reason.GUARDIAN_LOST)
         outcome = await self._finish_journal(outcome)

@@ -78,13 +78,13 @@ def step(state: LifeState, happened: Input, reason: Reason | None = None) -> Lif
     cause of a stop stays the cause.
     """
     status, stop_reason, leader_exited = state.status, state.stop_reason, state.leader_exited
-    if status.is_terminal:
-        return state
+    if not (following := TRANSITIONS[status]):
+        return state  # it has ended
     match happened:
         case Input.LEADER_EXITED:
             leader_exited = True
-        case Input.ENDED if reason is not None and reason.status in TRANSITIONS[status]:
-            return LifeState(reason.status, stop_reason, leader_exited, reason)
+        case Input.ENDED if reason is not None and (end := reason.status) in following:
+            return LifeState(end, stop_reason, leader_exited, reason)
         case Input.STOP if reason is not None and not leader_exited:
             stop_reason = stop_reason or reason
             if status is TaskStatus.RUNNING:

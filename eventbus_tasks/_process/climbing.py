@@ -32,8 +32,9 @@ class _Shared:
 
     def __enter__(self) -> None:
         self._lock.__enter__()
-        if self._climber._slot.taken:
-            self._climber._resume()
+        climber = self._climber
+        if climber._memory[climber._taken]:
+            climber._resume()
 
     def __exit__(self, *error: object) -> None:
         self._climber._slot.write(self._climber._state())
@@ -50,10 +51,13 @@ class Climber(abc.ABC):
     __slots__ = (
         "_adopted",
         "_drain_until",
+        "_idle",
         "_killed",
+        "_known",
         "_ladder",
         "_last_output",
         "_leave_or_kill_at",
+        "_memory",
         "_outlived",
         "_pid",
         "_policy",
@@ -61,6 +65,7 @@ class Climber(abc.ABC):
         "_shared",
         "_slot",
         "_stops",
+        "_taken",
         "_time_limit",
     )
 
@@ -78,6 +83,10 @@ class Climber(abc.ABC):
         self._policy = policy
         self._pid = os.getpid()
         self._slot = slot or Slot.private()
+        self._memory, self._idle, self._taken = self._slot.flags()
+        self._known = State(
+            rungs=policy.rungs, kill_wait=policy.kill_wait, exit_grace=policy.exit_grace
+        )
         # Takes note of what the warden has done in our place, and tells it what changes here.
         self._shared = _Shared(self)
         self._ladder: Ladder | None = None
@@ -175,25 +184,21 @@ class Climber(abc.ABC):
         self._slot.taken = False
 
     def _state(self) -> State:
-        policy, ended = self._policy, self._return_code is not None
-        left = ended and policy.after_exit == "leave"
-        rungs, due, killing_since, for_leader = (
-            (policy.rungs, None, None, False) if self._ladder is None else self._ladder.standing()
-        )
-        return State(
-            rungs=rungs,
-            kill_wait=policy.kill_wait,
-            exit_grace=policy.exit_grace,
-            due=due,
-            killing_since=killing_since,
-            for_leader=for_leader,
-            reason=self._reason,
-            leader=(self._leader, self._leader_start) if self._leader else None,
-            stops=self._stops,
-            time_limit=self._time_limit,
-            kills_for_host=policy.on_host_death == "kill" and not (left or self._adopted),
-            over=self._drain_until is not None,
-        )
+        """Return what the slot has to say now, each time in the same object."""
+        state, policy, ladder = self._known, self._policy, self._ladder
+        left = self._return_code is not None and policy.after_exit == "leave"
+        if ladder is None:
+            state.rungs, state.due, state.killing_since = policy.rungs, None, None
+            state.for_leader = False
+        else:
+            state.take(ladder)
+        state.reason = self._reason
+        state.leader = (self._leader, self._leader_start) if self._leader else None
+        state.stops = self._stops
+        state.time_limit = self._time_limit
+        state.kills_for_host = policy.on_host_death == "kill" and not (left or self._adopted)
+        state.over = self._drain_until is not None
+        return state
 
     def _climb(self, now: float) -> None:
         if self._ladder is None:

@@ -53,6 +53,7 @@ __all__ = ["Descriptors", "Guardian"]
 
 _REQUEST: Final = 16 * 1024
 """No request of a host is larger than this."""
+_NOTHING_THERE: Final = contextlib.suppress(BlockingIOError, ChildProcessError)
 
 
 class Guardian(Climber):
@@ -236,7 +237,7 @@ class Guardian(Climber):
     def _turn(self) -> bool:
         """Wait for something to happen and deal with it; return whether all is over."""
         more = self._wait()
-        if self._slot.taken:
+        if self._memory[self._taken]:
             with self._shared:
                 pass  # before anything else: what has happened may be its doing
         if not more and self._return_code is None:
@@ -301,7 +302,7 @@ class Guardian(Climber):
             more = True
             if descriptor == self._wake:
                 self._children_changed = True
-                with contextlib.suppress(BlockingIOError):
+                with _NOTHING_THERE:
                     os.read(self._wake, 4096)
             elif descriptor == self._fds.host:
                 self._lose_host()
@@ -321,7 +322,7 @@ class Guardian(Climber):
             outputs = {}  # each turn looks whether it was the last one
         limited = self._policy.max_output is not None
         poll, monotonic = self._poll.poll, time.monotonic
-        memory, idle, taken = self._slot.flags()
+        memory, idle, taken = self._memory, self._idle, self._taken
         while True:
             until = due if index is None else min(due, index.deadline)
             timeout = None if until == math.inf else poll_time(until - monotonic())
@@ -567,7 +568,7 @@ class Guardian(Climber):
         """Return whether the whole family has ended, the leader last."""
         others = self._others()
         for pid in others:
-            with contextlib.suppress(ChildProcessError):
+            with _NOTHING_THERE:
                 os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
         if self._return_code is None or (others and self._others()):
             return False

@@ -78,12 +78,15 @@ class Ladder:
     """Which signal is due, and when; it knows no processes and sends nothing.
 
     SIGKILL to the whole tree follows the last rung and is repeated until nobody asks again.
+
+    Attributes:
+        deadline: When to look again.
     """
 
     def __init__(self, rungs: Sequence[Rung], *, kill_wait: float, now: float) -> None:
         """Begin a ladder whose first rung is due at `now`."""
         self._rungs = deque(rungs)
-        self._due = now
+        self.deadline = now
         self._kill_wait = kill_wait
         self._killing_since: float | None = None
         self._for_leader = False
@@ -106,50 +109,45 @@ class Ladder:
 
     def standing(self) -> tuple[tuple[Rung, ...], float, float | None, bool]:
         """Return what `resumed` needs to go on: rungs, due, killing since, for the leader."""
-        return tuple(self._rungs), self._due, self._killing_since, self._for_leader
+        return tuple(self._rungs), self.deadline, self._killing_since, self._for_leader
 
     def advance(self, now: float) -> Rung | None:
         """Return the rung that is due, once, or ``None``."""
-        if now < self._due:
+        if now < self.deadline:
             return None
         if self._rungs:
             rung = self._rungs.popleft()
-            self._due = now + rung.grace
+            self.deadline = now + rung.grace
             self._for_leader = rung.scope == "leader"
             return rung
         self._for_leader = False
         if self._killing_since is None:
             self._killing_since = now
-        self._due = now + (KILL_EVERY_LATER if self.given_up(now) else KILL_EVERY)
+        self.deadline = now + (KILL_EVERY_LATER if self.given_up(now) else KILL_EVERY)
         return KILL
 
     def skip(self, now: float) -> None:
         """Do not wait out the grace of the last rung: it has reached nobody."""
         if self._killing_since is None:
-            self._due = now
+            self.deadline = now
 
     def leader_left(self, until: float) -> None:
         """End a rung that was meant for the leader, which has ended, no later than at `until`."""
         if self._for_leader:
-            self._due = min(self._due, until)
+            self.deadline = min(self.deadline, until)
 
     def shorten(self, rungs: Sequence[Rung], now: float) -> None:
         """Go on with other rungs if they come to SIGKILL sooner; otherwise change nothing."""
         if self._killing_since is None and sum(r.grace for r in rungs) < self.remaining(now):
             self._rungs = deque(rungs)
-            self._due = now
+            self.deadline = now
 
     def remaining(self, now: float) -> float:
         """Return the seconds until SIGKILL."""
         if self._killing_since is not None:
             return 0.0
-        return max(0.0, self._due - now) + sum(rung.grace for rung in self._rungs)
+        return max(0.0, self.deadline - now) + sum(rung.grace for rung in self._rungs)
 
     def given_up(self, now: float) -> bool:
         """Return whether SIGKILL has had its time and those who are left resist it."""
         return self._killing_since is not None and now >= self._killing_since + self._kill_wait
-
-    @property
-    def deadline(self) -> float:
-        """When to look again."""
-        return self._due

@@ -49,7 +49,8 @@ def send_rung(
         # The group before the others, so that who forks at every moment has no time to.
         if rung is KILL and pinned and not round_ and _send_group(rung, leader):
             reached = {p.pid: p for p in fresh if p.group == leader and not _is_alive(p)}
-        _send_each(rung, [process for process in fresh if process.pid not in reached], reached)
+            fresh = [process for process in fresh if process.pid not in reached]
+        _send_each(rung, fresh, reached)
     return reached
 
 

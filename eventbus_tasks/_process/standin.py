@@ -67,7 +67,8 @@ class StandIn:
 
     def watch(self, guardian: int, task: int, slot: Slot, *, due: float) -> None:
         """Look after a guardian that has something to do at `due`."""
-        watch = self._watches.setdefault(guardian, _Watch(task, slot))
+        if (watch := self._watches.get(guardian)) is None:
+            watch = self._watches[guardian] = _Watch(task, slot)
         watch.look_at = min(watch.look_at, due + PATIENCE)
 
     def stop(

@@ -93,7 +93,6 @@ class Proc:
         "pid",
         "start_time",
         "state",
-        "told_at",
         "traits",
     )
 
@@ -111,7 +110,6 @@ class Proc:
         self.code: int | None = None
         self.born = 0.0
         self.heard = 0  # how many times it was asked to end
-        self.told_at: float | None = None  # when it was asked to end, and could hear it
         self.killed_at: float | None = None  # when SIGKILL was sent
         self.children: list[Proc] = []
 
@@ -382,7 +380,6 @@ class Kernel:
         if proc.traits.ignores or proc.doomed or proc.traits.stuck > self.now:
             return
         proc.doomed = True
-        proc.told_at = self.now
         self.at(self.now + proc.traits.delay, lambda: self._die_by_signal(proc, number))
 
     def _die_by_signal(self, proc: Proc, number: int) -> None:
@@ -399,12 +396,10 @@ class Kernel:
             self.written += size
             self.last_write = self.now
 
-    @property
-    def eof(self) -> bool:
+    def is_eof(self) -> bool:
         """Whether the pipe is empty and nobody can write to it any more."""
         return not self.pipe and not self.outside and not self.holders
 
-    @property
     def is_full(self) -> bool:
         """Whether the disk is full now."""
         return self.disk_full[0] <= self.now < self.disk_full[1]

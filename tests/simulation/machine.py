@@ -39,6 +39,9 @@ class Machine:
     of; each life begins with a machine on which nothing has happened.
     """
 
+    def __init__(self) -> None:
+        self.slot = MemorySlot()
+
     def begin(self, kernel: Kernel, plan: Any, tell: Callable[[Any], None]) -> None:
         """Be the machine of a new life from now on."""
         self.kernel = kernel
@@ -54,7 +57,7 @@ class Machine:
         self.terminated_early = False  # the guardian got SIGTERM before it could handle it
         self.acting = GUARDIAN
         self.end_record: Any = None
-        self.slot = MemorySlot()
+        self.slot.clear()
         self.warden: SimulatedWarden | None = None
         self.guardian_ended = False
 
@@ -188,7 +191,7 @@ class Machine:
         if kernel.sigchld and WAKE in watched:
             kernel.sigchld = False
             found.append((WAKE, 1))
-        if kernel.now >= self.report[0] and REPORT in watched:
+        if REPORT in watched and kernel.now >= self.report[0]:
             found.append((REPORT, 1))
         if kernel.host_dead and HOST in watched:
             found.append((HOST, 1))
@@ -198,7 +201,6 @@ class Machine:
             found.append((PIPE, 1))
         return found
 
-    @property
     def is_stalled(self) -> bool:
         """Whether the guardian hangs in a call."""
         start, end = self.plan.stalled
@@ -208,7 +210,7 @@ class Machine:
         """Let time go by without the guardian, who cannot move; its warden can."""
         kernel, stand_in = self.kernel, self.stand_in
         kernel.procs[GUARDIAN].state = "D"
-        while self.is_stalled:
+        while self.is_stalled():
             self.check_alive()
             until = self.plan.stalled[1]
             look = None if stand_in is None or kernel.warden_dead else stand_in.next_look()
@@ -255,7 +257,7 @@ class Machine:
         kernel = self.kernel
         size, kernel.pipe = kernel.pipe, 0
         end = kernel.logged + kernel.dropped + size
-        if not kernel.is_full:
+        if not kernel.is_full():
             kernel.logged += size
             return []
         kernel.dropped += size
@@ -293,11 +295,7 @@ class Machine:
         return leader.pid, REPORT
 
 
-MACHINE: Final = Machine()
-
 _MINE: Final = threading.RLock()
-
-
 _STATE: Final = tuple(field.name for field in dataclasses.fields(State))
 
 
@@ -316,7 +314,14 @@ class MemorySlot(Slot):
         return None if written is None else State(**{n: getattr(written, n) for n in _STATE})
 
     def write(self, state: State) -> None:
-        self._written = state
+        self._written = state  # which nobody changes but to write it again
+
+    def clear(self) -> None:
+        self._memory[:] = b"\0\0"
+        self._written = None
+
+
+MACHINE: Final = Machine()
 
 
 def _nothing() -> None: ...

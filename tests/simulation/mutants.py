@@ -238,13 +238,13 @@ def _impatient(self: Any, rungs: Any, *, kill_wait: float, now: float) -> None:
 
 def _lengthens(self: Any, rungs: Any, now: float) -> None:
     Ladder.shorten(self, rungs, now)
-    self._due = now + sum(rung.grace for rung in rungs) + 5.0
+    self.deadline = now + sum(rung.grace for rung in rungs) + 5.0
 
 
 def _kills_once(self: Any, now: float) -> Rung | None:
     rung = Ladder.advance(self, now)
     if self._killing_since is not None and not self._rungs:
-        self._due = now + 1e6
+        self.deadline = now + 1e6
     return rung
 
 

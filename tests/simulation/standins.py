@@ -98,10 +98,10 @@ class Capture:
         kernel = MACHINE.kernel
         size = min(kernel.pipe, 65536)
         if not size:
-            kernel.eof_seen = kernel.eof_seen or kernel.eof
+            kernel.eof_seen = kernel.eof_seen or kernel.is_eof()
             return False
         kernel.pipe -= size
-        if kernel.is_full:
+        if kernel.is_full():
             self._gap(self.stream, self.size, self.size + size, "ENOSPC")
             kernel.dropped += size
             self.dropped += size
@@ -112,7 +112,7 @@ class Capture:
 
     def take(self) -> bool:
         kernel = MACHINE.kernel
-        return bool(kernel.pipe) and not kernel.is_full and self.move(kernel.now)
+        return bool(kernel.pipe) and not kernel.is_full() and self.move(kernel.now)
 
     @property
     def finished(self) -> bool:
@@ -154,11 +154,11 @@ def _write_end_record(_: int, __: Any, message: Any, ___: float) -> str | None:
     machine = MACHINE
     machine.check_alive()
     machine.end_record = message
-    return "ENOSPC: no space left" if machine.kernel.is_full else None
+    return "ENOSPC: no space left" if machine.kernel.is_full() else None
 
 
 def _survivors_of(procs: Iterable[Proc]) -> tuple[wire.Survivor, ...]:
-    return tuple(wire.Survivor(pid=p.pid, start_time=p.start_time, command="") for p in procs)
+    return tuple([wire.Survivor(pid=p.pid, start_time=p.start_time, command="") for p in procs])
 
 
 def _open_streams(_: Any, fds: Any, __: Any, gap: Any, ___: Any) -> Streams:

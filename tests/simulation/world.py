@@ -25,7 +25,7 @@ from .actors import SimulatedGuardian, SimulatedWarden, make_guardian
 from .invariants import Wrong, check
 from .kernel import GUARDIAN, TERM, GuardianDeath, Kernel, NeverAgain, Traits
 from .launching import CALLS, Launch
-from .machine import MACHINE, Machine
+from .machine import MACHINE
 
 T = TypeVar("T")
 
@@ -75,16 +75,16 @@ class Plan:
             return options[int(pick() * len(options))]
 
         self.jitter = choice((0.0, 0.0001, 0.002))
-        rungs = tuple(
+        rungs = [
             _rung(
                 choice((TERM, TERM, 2)),
                 choice(("tree", "tree", "tree", "group", "leader")),
                 choice((0.0, 0.2, 1.0, 3.0)),
             )
             for _ in range(choice((0, 1, 1, 1, 2)))
-        )
+        ]
         self.policy = Policy(
-            rungs=rungs,
+            rungs=tuple(rungs),
             kill_wait=choice((0.5, 2.0)),
             drain=choice((0.05, 0.3)),
             exit_grace=choice((0.0, 0.2)),
@@ -206,6 +206,7 @@ class SimulatedTask:
     _settled = _delivered = SimpleNamespace(set=_nothing)
 
     def __init__(self, step: Callable[..., LifeState]) -> None:
+        self.events: list[TaskEvent] = []
         self._life = _BORN
         self._real_step = step
 
@@ -226,37 +227,27 @@ class _Link:
 
     eventfd = 0
 
-    def __init__(self, machine: Machine) -> None:
-        self._machine = machine
+    def __init__(self) -> None:
         self.pipes: list[tuple[str, int]] = []
 
     def stop(self, reason: str, *, now: bool = False, steps: Any = None) -> None:
-        self._machine.inbox.append(wire.Stop(reason=reason, now=now))
-        if self._machine.warden is not None and not self._machine.kernel.warden_dead:
-            self._machine.warden._watch_stop(wire.StopAsked(task=1, reason=reason, now=now))
+        MACHINE.inbox.append(wire.Stop(reason=reason, now=now))
+        if MACHINE.warden is not None and not MACHINE.kernel.warden_dead:
+            MACHINE.warden._watch_stop(wire.StopAsked(task=1, reason=reason, now=now))
 
 
-class _Bus:
-    """Keeps what it is told."""
-
-    def __init__(self, events: list[TaskEvent]) -> None:
-        self._events = events
-
-    def emit(self, event: TaskEvent, _: Any) -> tuple[()]:
-        self._events.append(event)
-        return ()
+def _keep(event: TaskEvent, task: SimulatedTask) -> tuple[()]:
+    task.events.append(event)
+    return ()
 
 
-class _Services:
-    """What runs share."""
-
-    pump = SimpleNamespace(wake=_nothing)
-    plugins = SimpleNamespace(run=_run_at_once)
-    settings = SimpleNamespace(journal_deadline=1.0)
-    retain = staticmethod(_nothing)
-
-    def __init__(self, events: list[TaskEvent]) -> None:
-        self.bus = _Bus(events)
+_SERVICES: Final = SimpleNamespace(
+    bus=SimpleNamespace(emit=_keep),
+    pump=SimpleNamespace(wake=_nothing),
+    plugins=SimpleNamespace(run=_run_at_once),
+    settings=SimpleNamespace(journal_deadline=1.0),
+    retain=_nothing,
+)
 
 
 class _Chronicle(Chronicle):
@@ -281,14 +272,15 @@ class SimulatedRun(TaskRun):
         dialogue=None,
     )
 
-    def __init__(self, task: Any, machine: Machine, journal_fails: bool) -> None:
-        self.events: list[TaskEvent] = []
+    _services = _SERVICES  # type: ignore[assignment]
+
+    def __init__(self, task: Any, journal_fails: bool) -> None:
         self.task = task
-        self._services = _Services(self.events)  # type: ignore[assignment]
-        self.chronicle = _Chronicle(task, _Bus(self.events), self._failed_to_persist)  # type: ignore[arg-type]
+        self.events: list[TaskEvent] = task.events
+        self.chronicle = _Chronicle(task, _SERVICES.bus, self._failed_to_persist)
         self.chronicle.journal = self if journal_fails else None
         self._persist_error = None
-        self.link = _Link(machine)
+        self.link = _Link()
         self._link = self.link  # type: ignore[assignment]
         self._argv = ("program",)
         self._executed = self._heard = self._warden_lost = self._orphaned = False
@@ -357,7 +349,7 @@ class Life:
         self.task = SimulatedTask(parts.step)
         self.machine = MACHINE
         self.machine.begin(kernel, plan, self._told)
-        self.run_ = parts.run(self.task, self.machine, plan.journal_fails)
+        self.run_ = parts.run(self.task, plan.journal_fails)
         self.accepted: list[tuple[float, Reason, bool, bool]] = []
         self.told_at: dict[type, float] = {}
         self.ended_at: float | None = None
