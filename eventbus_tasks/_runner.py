@@ -393,7 +393,8 @@ class TaskRun:
 
     def _take(self, message: wire.Message) -> None:
         task = self.task
-        self._heard |= not isinstance(message, (wire.WardenLost, wire.GuardianLost))
+        if not self._heard:
+            self._heard = not isinstance(message, (wire.WardenLost, wire.GuardianLost))
         match message:
             case wire.Started():
                 task.pid = message.pid

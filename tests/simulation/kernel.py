@@ -178,11 +178,7 @@ class Kernel:
         warden = Proc(WARDEN, WARDEN, INIT, WARDEN, _PLAIN)
         guardian = Proc(GUARDIAN, GUARDIAN, WARDEN, GUARDIAN, _PLAIN)
         warden.children.append(guardian)
-        self.procs: dict[int, Proc] = {
-            INIT: Proc(INIT, INIT, INIT, INIT, _PLAIN),
-            WARDEN: warden,
-            GUARDIAN: guardian,
-        }
+        self.procs: dict[int, Proc] = {WARDEN: warden, GUARDIAN: guardian}
         self.leader: Proc | None = None
         self.leader_died: float | None = None
         self.leader_gone: Callable[[], None] = _nothing
@@ -268,8 +264,9 @@ class Kernel:
             old.children.remove(proc)
         heir = self._heir(proc)
         proc.parent = heir
-        if heir == INIT and not proc.alive:
-            self.free(proc)
+        if heir == INIT:
+            if not proc.alive:
+                self.free(proc)
             return
         self.procs[heir].children.append(proc)
         if heir == GUARDIAN:

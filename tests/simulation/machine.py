@@ -8,10 +8,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 from eventbus_tasks._process import wire
@@ -115,7 +115,7 @@ class Machine:
         code = proc.code or 0
         exited = code >= 0
         kind = os.CLD_EXITED if exited else os.CLD_KILLED
-        return SimpleNamespace(si_status=abs(code), si_code=kind, si_pid=pid)
+        return os.waitid_result((pid, 0, signal.SIGCHLD, abs(code), kind))
 
     def waitid_any(self) -> None:
         if not self.kernel.procs[self.acting].children:

@@ -85,7 +85,7 @@ class Plan:
         ]
         self.policy = Policy(
             rungs=tuple(rungs),
-            kill_wait=choice((0.5, 2.0)),
+            kill_wait=choice((0.5, 1.0)),
             drain=choice((0.05, 0.3)),
             exit_grace=choice((0.0, 0.2)),
             after_exit="kill" if pick() < 0.9 else "leave",
