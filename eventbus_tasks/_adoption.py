@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -271,8 +271,8 @@ class AdoptedRun(TaskRun):
         finally:
             self._mute = False
 
-    def _emit_lines(self, receiver: Subscription, cursor: StreamCursor, data: bytes) -> bool:
-        return False  # what was told before depends on each range
+    def _line_emitter(self) -> Callable[[Subscription, StreamCursor, bytes], bool]:
+        return lambda *_: False  # whether it was told before is asked for each range
 
     def _emit(self, event: TaskEvent, *, at: datetime | None = None) -> list[Delivery]:
         if self._mute:

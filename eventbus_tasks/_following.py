@@ -40,6 +40,8 @@ Run = Callable[..., Awaitable[Any]]
 # With somebody reading along, one turn hands out this much of each stream, so that many chatty
 # tasks share the loop: larger turns only add to the lag of the others.
 _CHUNK: Final = 64 * 1024
+# Somebody who writes a few lines at a time gets by with this much: smaller memory is quicker had.
+_FEW_LINES: Final = 4096
 _Draft: Final = draft_of(OutputReceived)
 
 _FOR_EVER: Final = 3e9
@@ -185,7 +187,7 @@ class OutputFollower:
         if receiver is None or len(self._cursors) != 1 or self.stop_at:
             return False
         cursor = self._cursors[0]
-        lines = cursor.peek_lines(_CHUNK)
+        lines = cursor.peek_lines(_FEW_LINES)
         if lines is None or has_news():
             return False
         if lines:

@@ -46,21 +46,24 @@ class _Run:
         self._line_starts = array("q")
         self._times = array("d")
         self.last_number = event.seq
+        self._stream = event.stream
         self._last_end = event.end
         # Which are not in the arrays yet (many at once are cheaper): number, end, line start, time.
         self._latest = [(event.seq, event.end, event.line_start, event.at)]
 
-    def add(self, seq: int, end: int, line_start: int, at: datetime) -> None:
+    def extend(
+        self, seq: int, stream: Stream, start: int, end: int, line_start: int, at: datetime
+    ) -> bool:
+        """Take a range that adjoins the last one; return whether it does."""
+        if start != self._last_end or stream != self._stream or seq != self.last_number + 1:
+            return False
         self.last_number = seq
         self._last_end = end
-        self._latest.append((seq, end, line_start, at))
-        if len(self._latest) >= AT_ONCE:
+        latest = self._latest
+        latest.append((seq, end, line_start, at))
+        if len(latest) >= AT_ONCE:
             self._store()
-
-    def continues_with(self, seq: int, stream: Stream, start: int) -> bool:
-        return (
-            seq == self.last_number + 1 and start == self._last_end and stream == self._first.stream
-        )
+        return True
 
     def _store(self) -> None:
         latest, self._latest = self._latest, []
@@ -144,6 +147,7 @@ class History:
     def __init__(self, limit: int = MOST) -> None:
         self._limit = limit
         self._entries: deque[TaskEvent | _Run] = deque()
+        self._run: _Run | None = None  # the last entry, if it is one
         self.first_kept: int = 1
         self.last: int = 0
 
@@ -155,8 +159,10 @@ class History:
                 event.seq, event.stream, event.start, event.end, event.line_start, event.at
             ):
                 return
-            self._entries.append(_Run(event))
+            self._run = _Run(event)
+            self._entries.append(self._run)
         else:
+            self._run = None
             self._entries.append(event)
         if len(self._entries) > self._limit:
             dropped = self._entries.popleft()
@@ -171,10 +177,9 @@ class History:
         Returns:
             Whether it was taken.
         """
-        run = self._entries[-1] if self._entries else None
-        if not isinstance(run, _Run) or not run.continues_with(seq, stream, start):
+        run = self._run
+        if run is None or not run.extend(seq, stream, start, end, line_start, at):
             return False
-        run.add(seq, end, line_start, at)
         self.last = seq
         return True
 

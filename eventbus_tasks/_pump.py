@@ -23,8 +23,11 @@ from eventbus_tasks._restraint import ProcessorWait, Restraint
 
 __all__ = ["OutputPump", "Turn"]
 
-BUDGET: Final = 0.0003
+BUDGET: Final = 0.0005
 """Seconds of turns after which everything else on the loop has its turn: what the loop lags."""
+
+BUDGET_OF_FLOODS: Final = 0.0003
+"""The same while floods take all processors: it lags for other reasons, too."""
 
 INTERVAL: Final = 0.005
 """Seconds between two rounds under load, so that each finds more to do."""
@@ -137,7 +140,8 @@ class OutputPump:
             if self._closed or not self._collect():
                 return
         began = time.monotonic()
-        until = began + BUDGET
+        crowded = self._floods >= self._processors  # they can take all of them
+        until = began + (BUDGET_OF_FLOODS if crowded else BUDGET)
         while self._ready:
             entry = self._ready.popleft()
             entry.ready = False
@@ -147,7 +151,7 @@ class OutputPump:
                 break
         if not self._ready:
             self._rounds.append(began)
-        if self._floods >= self._processors:  # they can take all of them
+        if crowded and self._ready:
             await anyio.sleep(self._restraint.next_rest())
             return
         self._restraint.end()
@@ -167,11 +171,14 @@ class OutputPump:
 
     def _collect(self) -> bool:
         """Take note of what was rung for; return whether there is anything to do."""
+        entries, ready = self._entries, self._ready
         for descriptor, _ in self._epoll.poll(0):
-            entry = self._entries.get(descriptor)
-            if entry is not None:
-                self._add(entry)
-        return bool(self._ready)
+            entry = entries.get(descriptor)
+            if entry is not None and not entry.ready:
+                entry.ready = True
+                self._floods += entry.floods
+                ready.append(entry)
+        return bool(ready)
 
     def _add(self, entry: _Entry) -> None:
         if not entry.ready:

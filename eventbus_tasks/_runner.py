@@ -90,7 +90,7 @@ class TaskRun:
         self._hook_errors: list[str] = []
         self._policy = TerminationPolicy()
         self._output = OutputFollower(
-            task, services.bus, self._emit, self._emit_lines, self._hook_failed
+            task, services.bus, self._emit, self._line_emitter(), self._hook_failed
         )
         self.sessions = self._output.sessions = SessionKeeper(task, services)
         self._link: GuardianLink | None = None
@@ -594,8 +594,9 @@ class TaskRun:
     def _emit(self, event: events.TaskEvent, *, at: datetime | None = None) -> list[Delivery]:
         return self.chronicle.emit(event, at=at)
 
-    def _emit_lines(self, receiver: Subscription, cursor: StreamCursor, data: bytes) -> bool:
-        return self.chronicle.emit_lines(receiver, cursor, data)
+    def _line_emitter(self) -> Callable[[Subscription, StreamCursor, bytes], bool]:
+        """Return what does the same with whole lines, or says that it cannot."""
+        return self.chronicle.emit_lines
 
     async def _ask(
         self,

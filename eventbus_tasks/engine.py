@@ -29,7 +29,7 @@ from eventbus_tasks._native import absorb, endure, undisturbed
 from eventbus_tasks._process.family import read_process
 from eventbus_tasks._process.handle import WardenClient
 from eventbus_tasks._process.queue import Ticket
-from eventbus_tasks._process.slices import short_time_slices
+from eventbus_tasks._process.slices import ShortTimeSlices
 from eventbus_tasks._runner import TaskRun
 from eventbus_tasks._services import Services
 from eventbus_tasks._turns import Admittance, Lines, Places
@@ -113,6 +113,7 @@ class TaskEngine:
         self._warden: WardenClient | None = None
         self._warden_lock: anyio.Lock | None = None
         self._services: Services | None = None
+        self._slices: ShortTimeSlices | None = None
         self._accepting = False
         self._entered = False
         self._idle: anyio.Event | None = None
@@ -238,6 +239,7 @@ class TaskEngine:
             run.abandon()
         if self._services is not None:
             self._services.pump.close(loop_is_gone=True)
+        self._let_slices_go()
         warden, self._warden = self._warden, None
         if warden is not None:
             warden.abandon()
@@ -277,9 +279,17 @@ class TaskEngine:
             return self._warden
 
     async def _serve_pump(self, services: Services) -> None:
-        prompt = short_time_slices() if self.settings.prompt_loop else contextlib.nullcontext()
-        with anyio.CancelScope(shield=True), prompt:
-            await services.pump.run()
+        if self.settings.prompt_loop:
+            self._slices = ShortTimeSlices()
+        try:
+            with anyio.CancelScope(shield=True):
+                await services.pump.run()
+        finally:
+            self._let_slices_go()
+
+    def _let_slices_go(self) -> None:
+        if self._slices is not None:
+            self._slices.close()
 
     async def _serve_warden(self, warden: WardenClient) -> None:
         with anyio.CancelScope(shield=True):

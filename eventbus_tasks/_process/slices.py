@@ -8,15 +8,14 @@ share itself does not change. Older kernels accept the request and ignore it.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import threading
-from collections.abc import Iterator
+import weakref
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
-__all__ = ["SHORT", "short_time_slices", "time_slice"]
+__all__ = ["SHORT", "ShortTimeSlices", "time_slice"]
 
 SHORT: Final = 0.0001
 """Seconds: the shortest that the kernel grants."""
@@ -41,7 +40,7 @@ class _Attributes(ctypes.Structure):
 
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
-_lock: Final = threading.Lock()
+_lock: Final = threading.RLock()  # a collection may give back at any moment
 _users: Final[dict[int, int]] = {}  # by thread
 
 
@@ -89,25 +88,38 @@ def time_slice(thread: int = 0) -> float | None:
     return found.runtime / 1e9 if found is not None and found.runtime else None
 
 
-@contextlib.contextmanager
-def short_time_slices() -> Iterator[None]:
-    """Give the calling thread short time slices, until the last of those who want it is done.
+class ShortTimeSlices:
+    """Short time slices for the thread in which it is made, until the last of them is closed.
 
     Nothing happens where the kernel refuses, or where somebody has given the thread a policy or a
-    priority of its own. Threads and processes that it starts have the usual slices.
+    priority of its own. Threads and processes that the thread starts have the usual slices.
     """
-    thread = threading.get_native_id()
-    with _lock:
-        _users[thread] = _users.get(thread, 0) + 1
-        if _users[thread] == 1:
-            _choose(thread, SHORT)
-    try:
-        yield
-    finally:
-        # Perhaps in another thread: whoever gives up a loop without ending it does so at any time.
+
+    def __init__(self) -> None:
+        thread = threading.get_native_id()
         with _lock:
-            _users[thread] -= 1
-            if not _users[thread]:
-                del _users[thread]
-                if Path(f"/proc/self/task/{thread}").exists():
-                    _choose(thread, 0.0)
+            _users[thread] = _users.get(thread, 0) + 1
+            if _users[thread] == 1:
+                _choose(thread, SHORT)
+        # Also of whoever is forgotten, with a loop that was given up.
+        self._give_back = weakref.finalize(self, _give_back, thread)
+
+    def close(self) -> None:
+        """Want them no longer. In any thread; safe to repeat."""
+        self._give_back()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _give_back(thread: int) -> None:
+    with _lock:
+        _users[thread] -= 1
+        if _users[thread]:
+            return
+        del _users[thread]
+        if Path(f"/proc/self/task/{thread}").exists():
+            _choose(thread, 0.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import subprocess
 import sys
 import threading
@@ -12,7 +14,7 @@ import anyio
 import pytest
 
 from eventbus_tasks import Settings, TaskEngine
-from eventbus_tasks._process.slices import SHORT, short_time_slices, time_slice
+from eventbus_tasks._process.slices import SHORT, ShortTimeSlices, time_slice
 
 
 @pytest.fixture(autouse=True)
@@ -27,8 +29,8 @@ def _kernel_knows_slices() -> Iterator[None]:
 def test_slices_of_one_thread() -> None:
     """The thread that asks has short slices, until it is done as often as it has asked."""
     usual = time_slice()
-    with short_time_slices():
-        with short_time_slices():
+    with ShortTimeSlices():
+        with ShortTimeSlices():
             assert time_slice() == SHORT
         assert time_slice() == SHORT
     assert time_slice() == usual != SHORT
@@ -38,7 +40,7 @@ def test_what_the_thread_starts() -> None:
     """Threads and processes that the thread starts have the usual slices."""
     usual = time_slice()
     found: list[float | None] = []
-    with short_time_slices():
+    with ShortTimeSlices():
         thread = threading.Thread(target=lambda: found.append(time_slice()))
         thread.start()
         thread.join()
@@ -52,10 +54,10 @@ def test_a_priority_of_ones_own() -> None:
     """A program to which somebody has given a policy is left as it is."""
     script = (
         "import os\n"
-        "from eventbus_tasks._process.slices import short_time_slices, time_slice\n"
+        "from eventbus_tasks._process.slices import ShortTimeSlices, time_slice\n"
         "os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))\n"
         "before = time_slice()\n"
-        "with short_time_slices():\n"
+        "with ShortTimeSlices():\n"
         "    print(time_slice() == before, os.sched_getscheduler(0) == os.SCHED_BATCH)\n"
     )
     done = subprocess.run(
@@ -64,15 +66,41 @@ def test_a_priority_of_ones_own() -> None:
     assert done.stdout == "True True\n"
 
 
-def test_a_loop_that_is_given_up() -> None:
+def test_closed_by_another_thread() -> None:
     """Slices that another thread gives back, for a thread that has ended, do no harm."""
-    context = short_time_slices()
-    thread = threading.Thread(target=context.__enter__)
+    made: list[ShortTimeSlices] = []
+    thread = threading.Thread(target=lambda: made.append(ShortTimeSlices()))
     thread.start()
     thread.join()
-    context.__exit__(None, None, None)
-    with short_time_slices():
+    made[0].close()
+    made[0].close()
+    with ShortTimeSlices():
         assert time_slice() == SHORT
+
+
+def test_forgotten() -> None:
+    """Slices that nobody has any more are given back."""
+    usual = time_slice()
+    slices = ShortTimeSlices()
+    assert time_slice() == SHORT
+    del slices
+    gc.collect()
+    assert time_slice() == usual
+
+
+def test_a_loop_that_is_given_up(tmp_path: Path) -> None:
+    """An engine whose loop has ended under it gives the slices back when it is abandoned."""
+    usual = time_slice()
+    engine = TaskEngine(Settings(state_dir=tmp_path / "state"), load_installed=False)
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(engine.__aenter__())
+    while time_slice() != SHORT:
+        loop.run_until_complete(asyncio.sleep(0))
+    engine.abandon()
+    assert time_slice() == usual
+    for left in asyncio.all_tasks(loop):
+        left.cancel()
+    loop.close()
 
 
 @pytest.mark.anyio
