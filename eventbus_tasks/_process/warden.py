@@ -333,7 +333,7 @@ class Warden:
             code = os.waitstatus_to_exitcode(status)
             if code == 0:
                 # It ended because nothing was left below it, and has left nothing unsaid.
-                close_all(pipe for _, pipe in charge.pipes)
+                close_all([pipe for _, pipe in charge.pipes])
                 charge.pipes = []
                 self._release(charge)
             else:

@@ -325,3 +325,31 @@ def test_a_lock_that_is_not_let_go_is_passed_over() -> None:
     with slot.locked() as mine:
         assert mine
     board.close()
+
+
+def test_a_lock_may_be_used_again() -> None:
+    """What `Slot.locked` returns locks whenever it is entered, and lets go when it is left."""
+    board = Board()
+    slot = board.take()
+    assert isinstance(slot, Slot)
+    code = (
+        "import fcntl, sys\n"
+        "fcntl.lockf(int(sys.argv[1]), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, int(sys.argv[2]))\n"
+    )
+
+    def is_free() -> bool:
+        other = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", code, str(board.descriptor), str(slot.offset)],
+            pass_fds=[board.descriptor],
+            stderr=subprocess.DEVNULL,
+            check=False,
+        )
+        return other.returncode == 0
+
+    lock = slot.locked()
+    for _ in range(2):
+        with lock as mine:
+            assert mine
+            assert not is_free()
+        assert is_free()
+    board.close()
