@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["Descriptors", "close_all"]
+__all__ = ["Descriptors", "close_all", "unlock_all"]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -84,3 +86,11 @@ def close_all(descriptors: Iterable[int]) -> None:
     for descriptor in descriptors:
         if descriptor >= 0:
             os.close(descriptor)
+
+
+def unlock_all(descriptors: Iterable[int]) -> None:
+    """Release the locks that descriptors hold, for every copy of them, and close them."""
+    for descriptor in descriptors:
+        with contextlib.suppress(OSError):  # nothing to release there
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)

@@ -2,7 +2,8 @@
 
 The lock is an ``flock`` on the directory itself, so every spelling of its path is the same
 lock, and the kernel lets go of it when the last copy of the descriptor is closed, however its
-holders died. It is never unlocked explicitly: that would release the copies of others, too.
+holders died. Only the warden unlocks it explicitly, when guardian and family have gone: that
+releases the copies of others, too.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from typing import Any, Final, NoReturn
 from eventbus_tasks._process import linux, wire
 from eventbus_tasks._process.board import Board, Slot
 from eventbus_tasks._process.cgroup import CgroupError, TaskCgroup, find_base
-from eventbus_tasks._process.descriptors import Descriptors, close_all
+from eventbus_tasks._process.descriptors import Descriptors, close_all, unlock_all
 from eventbus_tasks._process.family import (
     Process,
     descendants,
@@ -281,8 +281,8 @@ class Warden:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
         os.close(settle)
-        # Until then the new guardian holds copies of the locks of others, and "released" must
-        # not be said of them.
+        # Until then the new guardian holds copies of what belongs to others: of their locks too,
+        # which only a warden can release for everybody.
         poll = select.poll()
         poll.register(settled, select.POLLIN)
         poll.poll(_SETTLE)
@@ -395,7 +395,8 @@ class Warden:
         return False
 
     def _release(self, charge: _Charge) -> None:
-        close_all(charge.held)
+        # Whoever else has a copy of the locks was forked a moment ago, and has not closed it yet.
+        unlock_all(charge.held)
         streams = tuple(stream for stream, _ in charge.pipes)
         message = wire.Released(at=time.time(), pipes=streams)
         self._tell(charge.task, message, [pipe for _, pipe in charge.pipes])

@@ -441,6 +441,50 @@ async def test_lock_is_free_exactly_with_released(host: Host, tmp_path: Path) ->
         await run.finish()
 
 
+# An interpreter whose new guardians stop before they have closed anything, while a file is there.
+STALLED = '''\
+#!{python} -IS
+import sys
+boot, sys.argv = sys.argv[4], ["-c", *sys.argv[5:]]
+HOOK = """
+import os, signal
+from eventbus_tasks._process import warden
+run_guardian = warden._run_guardian
+def stalled(*arguments):
+    if os.path.exists({stall!r}):
+        with open({stall!r}, "w") as file:
+            file.write(str(os.getpid()))
+        os.kill(os.getpid(), signal.SIGSTOP)
+    run_guardian(*arguments)
+warden._run_guardian = stalled
+"""
+exec(boot.replace("main(arguments)", HOOK + "main(arguments)"))
+'''
+
+
+@pytest.mark.anyio
+async def test_lock_is_free_beside_a_guardian_that_comes_late(tmp_path: Path) -> None:
+    """A new guardian that has not closed its copies of others' locks yet keeps no project taken."""
+    stall = tmp_path / "stall"
+    python = tmp_path / "python"
+    python.write_text(STALLED.format(python=sys.executable, stall=str(stall)))
+    python.chmod(0o700)
+    async with open_host(tmp_path, str(python)) as host:
+        lock = ProjectLock.acquire(tmp_path, tmp_path / "state", {})
+        assert isinstance(lock, ProjectLock)
+        first = host.run(["sleep", "600"], lock=lock.fd)
+        lock.close()
+        await first.until(wire.Started)
+        stall.touch()
+        second = host.run(["true"])
+        wait_until(stall.read_text)
+        first.link.stop("cancelled", now=True)
+        await first.finish()
+        assert is_free(tmp_path)
+        os.kill(int(stall.read_text()), signal.SIGCONT)
+        assert (await second.finish()).return_code == 0
+
+
 @pytest.mark.anyio
 async def test_warden_killed(host: Host, book: Book) -> None:
     """When the warden is killed running tasks go on, are told, and can still be stopped."""
