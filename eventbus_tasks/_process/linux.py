@@ -15,6 +15,7 @@ __all__ = [
     "IN_CLOSE_WRITE",
     "IN_DELETE",
     "IN_MODIFY",
+    "close_from",
     "fork_into",
     "inotify_open",
     "inotify_watch",
@@ -36,6 +37,7 @@ _PR_GET_CHILD_SUBREAPER = 37
 _CLONE_INTO_CGROUP = 0x200000000
 _CLONE3 = 435
 _CLONE3_MACHINES = ("x86_64", "aarch64", "riscv64")
+_ANY_DESCRIPTOR = 0xFFFFFFFF
 _FALLOC_FL_KEEP_SIZE = 1
 _FALLOC_FL_PUNCH_HOLE = 2
 
@@ -50,6 +52,11 @@ _libc.inotify_add_watch.restype = ctypes.c_int
 _fallocate = getattr(_libc, "fallocate64", None) or _libc.fallocate
 _fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 _fallocate.restype = ctypes.c_int
+
+_close_range = getattr(_libc, "close_range", None)
+if _close_range is not None:
+    _close_range.argtypes = [ctypes.c_uint, ctypes.c_uint, ctypes.c_int]
+    _close_range.restype = ctypes.c_int
 
 # It keeps the GIL during a call: a process that is forked within one begins with it.
 _held = ctypes.PyDLL(None, use_errno=True)
@@ -116,6 +123,17 @@ def set_process_name(name: bytes) -> None:
     """Set the name that ``ps`` and ``top`` show (15 bytes); cosmetic, so it never fails."""
     buffer = ctypes.create_string_buffer(name[:15])
     _libc.prctl(_PR_SET_NAME, ctypes.addressof(buffer), 0, 0, 0)
+
+
+def close_from(first: int) -> None:
+    """Close every descriptor from this number on.
+
+    Without looking which there are: the kernel makes an object for each one that it lists, and a
+    process cannot end before all of them are gone. A new guardian has those of all other tasks.
+    """
+    if _close_range is None or _close_range(first, _ANY_DESCRIPTOR, 0) < 0:
+        # A C library before 2.34, a kernel before 5.9, or a filter.
+        os.closerange(first, max(map(int, os.listdir("/proc/self/fd"))) + 1)
 
 
 def punch_hole(descriptor: int, start: int, length: int) -> None:

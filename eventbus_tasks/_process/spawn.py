@@ -151,7 +151,7 @@ def _place_descriptors(plan: LeaderPlan, error_fd: int) -> None:
         os.dup2(source, target, inheritable=True)
     if error_fd != _ERROR_FD:
         os.dup2(error_fd, _ERROR_FD, inheritable=False)
-    os.closerange(_ERROR_FD + 1, max(map(int, os.listdir("/proc/self/fd"))) + 1)
+    linux.close_from(_ERROR_FD + 1)
 
 
 def _settle(plan: LeaderPlan) -> None:

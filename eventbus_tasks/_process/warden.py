@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Final, NoReturn
 
 from eventbus_tasks._process import linux, wire
@@ -167,10 +168,12 @@ class Warden:
                     if charge.slot is not None:
                         self._stand_in.lose_host(pid, charge.task, charge.slot)
             elif descriptor == self._upwards.fileno():
-                self._hear_guardian()
+                while self._hear_guardian():
+                    pass
             else:
                 self._out.flush()
-                self._receive()
+                while self._receive():
+                    pass
 
     def _patience(self) -> int | None:
         """Return the milliseconds until there is something to do anyway."""
@@ -184,25 +187,29 @@ class Warden:
         self._connected = False
         self._out.discard()
 
-    def _receive(self) -> None:
-        """Take one request; the next turn takes the next, after reaping."""
+    def _receive(self) -> bool:
+        """Take one request; the next turn takes the next, after reaping.
+
+        Returns:
+            Whether it was so small that another may be taken at once.
+        """
         try:
             data, descriptors, _, _ = socket.recv_fds(
                 self._socket, 65536, 16, socket.MSG_CMSG_CLOEXEC
             )
         except (BlockingIOError, ConnectionResetError):
-            return  # a reset is said once, before what is still there to be read
+            return False  # a reset is said once, before what is still there to be read
         except OSError:
             data, descriptors = b"", []
         if not data:
             self._disconnect()
-            return
+            return False
         request: Any = None
         try:
             request = wire.decode(data)
             if isinstance(request, wire.StopAsked):
                 self._watch_stop(request)
-                return
+                return True
             self._launch(request, dict(zip(request.descriptors, descriptors, strict=True)))
         except (wire.WireError, ValueError, AttributeError, TypeError, OSError):
             # Descriptors got lost on the way, because a limit was reached.
@@ -212,6 +219,7 @@ class Warden:
             if isinstance(request, wire.LaunchRequest):
                 self._tell(request.task, wire.GuardianLost(code=None, at=time.time()))
                 self._tell(request.task, wire.Released(at=time.time()))
+        return False
 
     def _hear_guardian(self) -> bool:
         """Take what a guardian says: another pipe that it uses, or that a ladder has begun.
@@ -431,9 +439,9 @@ def _run_guardian(
     try:
         signal.set_wakeup_fd(-1)
         linux.set_process_name(b"ebt-guardian")
-        top = max(map(int, os.listdir("/proc/self/fd"))) + 1
         keep = sorted({0, 1, 2, *descriptors.numbers()})
-        for low, high in zip(keep, [*keep[1:], top], strict=True):
+        linux.close_from(keep[-1] + 1)
+        for low, high in pairwise(keep):
             os.closerange(low + 1, high)
         Guardian(descriptors, nofile=nofile, cgroups=cgroups, slot=slot).run()
         code = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -198,6 +199,7 @@ class _IdleWarden(SimulatedWarden):
 
     def _forget(self) -> None:
         self._stand_in._watches.clear()
+        self._stand_in._next = math.inf
 
 
 class _LateWarden(SimulatedWarden):
