@@ -32,6 +32,7 @@ exit status:
   0    all of them have ended
   1    there is no such task that runs
   2    a name means more than one task; nothing was stopped
+  74   all were stopped, but the output could not be written
   125  something withstood SIGKILL, or does not answer
 """
 
@@ -66,8 +67,6 @@ def run(arguments: argparse.Namespace) -> int:
         names = ", ".join(task.ref.name or task.ref.uid for task in tasks.values())
         say(f"stopping {names}")
     results = run_together([partial(_cancel, task, arguments.now) for task in tasks.values()])
-    if arguments.json:
-        _print_json(list(tasks.values()), results)
     code = FAILED if missing else 0
     for task, result in zip(tasks.values(), results, strict=True):
         name = task.ref.name or task.ref.uid
@@ -80,6 +79,8 @@ def run(arguments: argparse.Namespace) -> int:
             code = NOT_CARRIED_OUT
         elif not arguments.json:
             say(f"{name}: {'has ended' if result is None else result.reason.value}")
+    if arguments.json:  # last: where it cannot be written, everything else has been said
+        _print_json(list(tasks.values()), results)
     return code
 
 

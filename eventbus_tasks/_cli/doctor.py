@@ -88,10 +88,12 @@ def _sweep(wanted: tuple[str, ...], *, shown: bool) -> tuple[Leftover, ...]:
     from eventbus_tasks._cli.messages import say
 
     found = [one for one in find_leftovers() if not wanted or one.uid.startswith(wanted)]
-    if shown:
-        for one in found:
-            _print(f"left over: {one.pid} {one.command} (task {one.uid})")
-    left = {(one.pid, one.start_time) for one in end_leftovers(found)}
+    try:
+        if shown:
+            for one in found:
+                _print(f"left over: {one.pid} {one.command} (task {one.uid})")
+    finally:  # also where nobody could see it: that it was to be done is certain
+        left = {(one.pid, one.start_time) for one in end_leftovers(found)}
     ended = tuple(one for one in found if (one.pid, one.start_time) not in left)
     if shown:
         say(f"{len(ended)} ended" if found else "nothing is left over")

@@ -9,15 +9,15 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
-import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from eventbus_tasks import EventbusTasksError, __version__
-from eventbus_tasks._cli.exits import INTERNAL, OUTPUT_CLOSED, USAGE, code_of_error
+from eventbus_tasks._cli.exits import INTERNAL, OUTPUT_CLOSED, OUTPUT_ERROR, USAGE, code_of_error
 from eventbus_tasks._cli.messages import configure_logging, is_debugging, say
+from eventbus_tasks._cli.streams import OutputError, ensure_standard_streams, give_up_unwritten
 
 if TYPE_CHECKING:
     from eventbus_tasks import CommandContribution, PluginHost
@@ -70,20 +70,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: The arguments; those of the process when left out.
     """
-    _ensure_standard_streams()
+    ensure_standard_streams()
     configure_logging()
     try:
         return _code_of(list(sys.argv[1:] if argv is None else argv))
     finally:
-        _give_up_unwritten()
+        give_up_unwritten()
 
 
 def _code_of(arguments: list[str]) -> int:
     try:
-        code = _dispatch(arguments)
+        try:
+            code = _dispatch(arguments)
+        except SystemExit as error:
+            code = _code_of_exit(error)
         sys.stdout.flush()
-    except SystemExit as error:
-        code = _code_of_exit(error)
     except KeyboardInterrupt:
         code = 130
     except BrokenPipeError:
@@ -91,7 +92,7 @@ def _code_of(arguments: list[str]) -> int:
     except EventbusTasksError as error:
         for line in str(error).split("\n"):
             say(line)
-        code = code_of_error(error)
+        code = OUTPUT_ERROR if isinstance(error, OutputError) else code_of_error(error)
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.EIO:
             # The terminal has been closed: what its SIGHUP means, even if that comes later.
@@ -101,18 +102,6 @@ def _code_of(arguments: list[str]) -> int:
         say(f"internal error: {type(error).__name__}: {error} (EBT_DEBUG=1 shows where)")
         code = INTERNAL
     return code
-
-
-def _give_up_unwritten() -> None:
-    """Let nothing be left that cannot be written: Python would exit with 120 instead of our code.
-
-    Of standard error too: what a terminal that has gone was to be told is still in its buffer.
-    """
-    for number, stream in ((1, sys.stdout), (2, sys.stderr)):
-        try:
-            stream.flush()
-        except (OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -228,21 +217,3 @@ def _code_of_exit(error: SystemExit) -> int:
         return error.code
     say(str(error.code))
     return 1
-
-
-def _ensure_standard_streams() -> None:
-    """Put /dev/null where a standard stream is closed.
-
-    Otherwise the next file or socket that is opened gets its number, and what is meant for a
-    terminal would be written there.
-    """
-    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
-        try:
-            os.fstat(number)
-        except OSError:
-            opened = os.open(os.devnull, os.O_RDWR)
-            if opened != number:
-                os.dup2(opened, number)
-                os.close(opened)
-        if getattr(sys, name) is None:
-            setattr(sys, name, os.fdopen(number, mode, closefd=False))

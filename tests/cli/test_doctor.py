@@ -24,6 +24,7 @@ from eventbus_tasks import (
 )
 
 from .conftest import PATIENCE, Ebt, StartEbt
+from .test_unwritten import MESSAGE, run_on_full_disk
 
 ALONE: Final = {"EBT_PLUGINS": "none"}
 
@@ -255,6 +256,15 @@ def test_level_of_containment(ebt: StartEbt, cgroup_base: Path) -> None:
     code, findings = examine(ebt, EBT_CGROUP="/no/such/group")
     assert code == 1
     assert findings["containment"]["state"] == "wrong"
+
+
+def test_sweep_that_cannot_be_shown(family: Family, project: Path) -> None:
+    """Where standard output is full, --sweep says so, and ends what is left over all the same."""
+    family.kill_everybody()
+    uid = family.task.ref.uid
+    code, messages = run_on_full_disk(project, "doctor", "--sweep", uid, EBT_PLUGINS="none")
+    assert (code, messages) == (74, [MESSAGE])
+    assert family.left() == []
 
 
 def test_sweep_as_data(ebt: StartEbt, family: Family) -> None:
