@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -82,31 +81,21 @@ _BY_REASON: Final[Mapping[Reason, int]] = MappingProxyType(
 def code_of_outcome(task: Task, outcome: Outcome, *, stopped_by: int | None) -> int:
     """Return the exit code for the end of a task.
 
-    Exit codes of agents say little (one of them exits with the HTTP status, modulo 256), so
-    only those of plain commands are passed on.
-
     Args:
         task: What has ended.
         outcome: How it ended.
         stopped_by: The signal on which the task was stopped, if so.
     """
-    match outcome.reason:
-        case Reason.CANCELLED | Reason.ENGINE_CLOSED:
-            return 128 + (stopped_by or signal.SIGTERM)
-        case Reason.EXIT_CODE:
-            code = outcome.return_code
-            return code if task.agent == "command" and code else FAILED
-        case Reason.SIGNALLED:
-            return 128 + abs(outcome.return_code or 0)
-        case Reason.SPAWN_FAILED if _is_busy(outcome):
-            return BUSY
-        case Reason.SPAWN_FAILED:
-            return NOT_FOUND if _is_missing(task) else NOT_EXECUTABLE
-    return _BY_REASON[outcome.reason]
+    if outcome.reason is Reason.CANCELLED or outcome.reason is Reason.ENGINE_CLOSED:
+        return 128 + (stopped_by or signal.SIGTERM)
+    return code_of_end(task.agent, outcome)
 
 
 def code_of_end(agent: str, outcome: Outcome) -> int:
     """Return the exit code for the end of a task that another program runs.
+
+    Exit codes of agents say little (one of them exits with the HTTP status, modulo 256), so
+    only those of plain commands are passed on.
 
     Args:
         agent: Its agent.
@@ -134,19 +123,6 @@ def names_missing_program(outcome: Outcome) -> bool:
 def _is_busy(outcome: Outcome) -> bool:
     """Whether a task found its session taken when its turn came: later it may not be."""
     return outcome.message.startswith(_SESSION_TAKEN)
-
-
-def _is_missing(task: Task) -> bool:
-    """Whether the program of a task that could not be started is not there at all.
-
-    The outcome says it in words for people only, so this looks again. What an agent's plugin
-    wanted to execute is not known here: that it is missing is by far the likeliest.
-    """
-    argv, directory = task.request.argv, task.project_dir
-    if not argv or not directory.is_dir():
-        return not argv
-    path = [""] if "/" in argv[0] else os.get_exec_path()
-    return not any(os.path.lexists(directory / entry / argv[0]) for entry in path)
 
 
 def code_of_error(error: EventbusTasksError) -> int:

@@ -212,6 +212,8 @@ def _explain(path: bytes, number: int, searched: bool, name: bytes) -> str:
     except OSError:
         if searched and path == name:
             return f"there is no program {shown!r} in the PATH of the task"
+        if number == errno.ENOENT and not os.path.lexists(path):
+            return f"there is no program {shown!r}"
         return f"cannot execute {shown!r}: {os.strerror(number)}"
     if stat.S_ISDIR(mode):
         return f"cannot execute {shown!r}: it is a directory"

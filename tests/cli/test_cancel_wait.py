@@ -123,6 +123,28 @@ def test_wait_has_the_exit_code(
 
 
 @needs_history
+@pytest.mark.parametrize(
+    ("program", "expected"),
+    [
+        ("no-such-program-1", 127),
+        ("./no-such-program-2", 127),
+        ("./data", 126),
+        ("./data/program", 126),
+        ("./dangling", 126),
+        ("./script", 126),
+    ],
+)
+def test_wait_and_run_agree(ebt: StartEbt, project: Path, program: str, expected: int) -> None:
+    """A program that is not there gives 127 to `run` and `wait`; one that will not do, 126."""
+    (project / "data").write_text("no program\n")
+    (project / "dangling").symlink_to("nothing")
+    (project / "script").write_text("#!/no/such/interpreter\n")
+    (project / "script").chmod(0o700)
+    assert run(ebt, "run", "--name", "it", "--", program, **WITH_HISTORY)[0] == expected
+    assert run(ebt, "wait", "it", **WITH_HISTORY)[0] == expected
+
+
+@needs_history
 def test_wait_for_the_past(ebt: StartEbt, project: Path) -> None:
     """A task that has ended is found in the history; without one it is not known."""
     first = start(ebt, project, "tests", "echo ready; exit 3", environ=WITH_HISTORY)

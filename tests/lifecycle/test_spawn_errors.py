@@ -29,7 +29,7 @@ def busy(path: Path) -> None:
 
 
 CASES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "nothing there": (lambda path: None, os.strerror(errno.ENOENT)),
+    "nothing there": (lambda path: None, "there is no program "),
     "a directory": (lambda path: path.mkdir(), "it is a directory"),
     "not executable": (lambda path: script(path, "#!/bin/sh\n", 0o600), "is not executable"),
     "no interpreter": (lambda path: script(path, "#!/no/such\n"), "'/no/such' does not exist"),
