@@ -23,7 +23,7 @@ import blinker
 from eventbus_tasks._delivery import Delivery, Mailbox, in_receiver
 from eventbus_tasks._derived import LineNumbers, output_lines, whole_lines
 from eventbus_tasks._history import Replay
-from eventbus_tasks._native import absorb, redeliver
+from eventbus_tasks._native import absorb, error_text, redeliver
 from eventbus_tasks.events import (
     HandlerFailed,
     OutputLine,
@@ -415,7 +415,7 @@ class Bus:
     def _report(self, where: str, error: BaseException, event: TaskEvent) -> None:
         logger.error("%s failed on %s", where, event.name, exc_info=error)
         if not isinstance(event, HandlerFailed):  # else a failing receiver of it would never end
-            self.report(where, f"{type(error).__name__}: {error}", event.task, seq=event.seq)
+            self.report(where, error_text(error), event.task, seq=event.seq)
 
     def report(
         self, where: str, error: str, task: TaskRef, *, seq: int = 0, overran: bool = False

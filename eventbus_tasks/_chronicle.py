@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from eventbus_tasks._history import LIMIT, History, Replay
-from eventbus_tasks._native import redeliver
+from eventbus_tasks._native import error_text, redeliver
 from eventbus_tasks.events import TaskEvent, TaskRemoved
 from eventbus_tasks.policies import Journal, ReadableJournal
 
@@ -62,7 +62,7 @@ class Chronicle:
             try:
                 self.journal.append((event,))
             except BaseException as error:
-                self._failed(f"journal: {type(error).__name__}: {error}")
+                self._failed(f"journal: {error_text(error)}")
                 redeliver(error)
 
     def tell(self, event: TaskEvent) -> list[Delivery]:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from eventbus_tasks._drafts import draft_of
-from eventbus_tasks._native import redeliver
+from eventbus_tasks._native import error_text, redeliver
 from eventbus_tasks._pump import OutputPump, Turn
 from eventbus_tasks._threads import NoWorkerError
 from eventbus_tasks.conversation import Send, Withdraw
@@ -292,7 +292,7 @@ class OutputFollower:
     def interpreter_failed(self, error: BaseException) -> str:
         """Report that the interpreter has raised; return it as a sentence."""
         where = f"interpreter of {self._task.agent}"
-        text = f"{type(error).__name__}: {error}"
+        text = error_text(error)
         self._failed(where, text, False)
         redeliver(error)
         return f"{where} failed: {text}"

@@ -10,6 +10,7 @@ others wait for, so there it is passed on to the program's main task.
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
@@ -17,7 +18,7 @@ from typing import Any, TypeVar, TypeVarTuple
 
 import anyio
 
-__all__ = ["absorb", "endure", "redeliver", "undisturbed", "wait_at_most"]
+__all__ = ["absorb", "endure", "error_text", "redeliver", "undisturbed", "wait_at_most"]
 
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
@@ -56,6 +57,13 @@ def redeliver(error: BaseException) -> None:
     """Pass on a Ctrl-C that happened to arrive in foreign code: it belongs to the program."""
     if isinstance(error, KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
+
+
+def error_text(error: BaseException) -> str:
+    """Return the type and the words of an error of foreign code, which may fail to find them."""
+    with contextlib.suppress(Exception):
+        return f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}, which cannot say what it is"
 
 
 def undisturbed(

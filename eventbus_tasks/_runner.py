@@ -36,7 +36,7 @@ from eventbus_tasks._chronicle import Chronicle
 from eventbus_tasks._delivery import Delivery, await_receivers
 from eventbus_tasks._dialogue import Dialogue, check_answer
 from eventbus_tasks._following import OutputFollower
-from eventbus_tasks._native import absorb, endure, undisturbed
+from eventbus_tasks._native import absorb, endure, error_text, undisturbed
 from eventbus_tasks._process import wire
 from eventbus_tasks._process.marker import sweep_marked
 from eventbus_tasks._process.rescue import prepare_rescue
@@ -141,10 +141,7 @@ class TaskRun:
             try:
                 await self._live_on()
             except Exception as error:
-                logger.exception("internal error in %r", self.task)
-                self._facts = replace(
-                    self._facts, plugin_error=f"internal error: {type(error).__name__}: {error}"
-                )
+                self._facts = replace(self._facts, plugin_error=self._internal_error(error))
                 await self._abandon()
             finally:
                 self._release()
@@ -298,7 +295,7 @@ class TaskRun:
                     brief=True,
                 )
             except Exception as error:
-                self._failed_to_persist(f"output log: {type(error).__name__}: {error}")
+                self._failed_to_persist(f"output log: {error_text(error)}")
                 continue
             self.task.output.attach(files)
             self._output.attach()
@@ -520,6 +517,40 @@ class TaskRun:
             self._link.close()
 
     async def _finish(self) -> None:
+        """Tell the end, once, whatever fails in it: an error would end every other task too."""
+        try:
+            outcome = self._conclude()
+        except Exception as error:
+            outcome = Outcome(reason=Reason.PLUGIN_ERROR, message=self._internal_error(error))
+        terminal = await self._persist_end(outcome)
+        task = self.task
+        task.completed_at = terminal.at
+        task.output.grown(complete=True)
+        task._step(Input.ENDED, terminal.outcome.reason)
+        task._outcome = terminal.outcome
+        task._settled.set()
+        deliveries: list[Delivery] = []
+        try:
+            await self.sessions.release()
+        except Exception as error:
+            self._internal_error(error)
+        try:
+            deliveries = self.chronicle.tell(terminal)
+            if self.chronicle.journal is not None:
+                close_quietly(self.chronicle.journal)
+            task.output.end()
+            self._services.retain(task)
+            await self._await_receivers(deliveries)
+        except Exception as error:
+            self._internal_error(error)
+        finally:
+            task._delivered.set()
+
+    def _internal_error(self, error: Exception) -> str:
+        logger.error("internal error in %r", self.task, exc_info=error)
+        return f"internal error: {error_text(error)}"
+
+    def _conclude(self) -> Outcome:
         task = self.task
         facts = self._facts
         ended_by_itself = facts.stop_reason in (None, Reason.EXITED) and not facts.guardian_lost
@@ -541,29 +572,7 @@ class TaskRun:
         if outcome.status not in TRANSITIONS[task._life.status]:
             # The guardian contradicts itself (a success of what it has stopped): not a success.
             outcome = replace(outcome, reason=Reason.GUARDIAN_LOST)
-        outcome = await self._finish_journal(outcome)
-        terminal = await self._record_end(outcome)
-        outcome = terminal.outcome
-        task.completed_at = terminal.at
-        task.output.grown(complete=True)
-        task._step(Input.ENDED, outcome.reason)
-        task._outcome = outcome
-        task._settled.set()
-        await self.sessions.release()
-        deliveries = self.chronicle.tell(terminal)
-        if self.chronicle.journal is not None:
-            close_quietly(self.chronicle.journal)
-        task.output.end()
-        self._services.retain(task)
-        await self._await_receivers(deliveries)
-        task._delivered.set()
-
-    async def _finish_journal(self, outcome: Outcome) -> Outcome:
-        journal = self.chronicle.journal
-        if journal is None:
-            return outcome
-        await self._persist("journal", functools.partial(journal.finish, outcome))
-        return replace(outcome, persist_error=self._persist_error)
+        return outcome
 
     async def _persist(self, what: str, work: Callable[[], Any], *, patience: float = 0.0) -> Any:
         """Do what may take a while; a failure becomes part of the outcome."""
@@ -571,16 +580,22 @@ class TaskRun:
         try:
             return await self._services.plugins.run(work, deadline=deadline, endures=True)
         except Exception as error:
-            self._failed_to_persist(f"{what}: {type(error).__name__}: {error}")
+            self._failed_to_persist(f"{what}: {error_text(error)}")
             return None
 
-    async def _record_end(self, outcome: Outcome) -> events.TaskEnded:
+    async def _persist_end(self, outcome: Outcome) -> events.TaskEnded:
         """Make the terminal event, and have it durable before anybody is told."""
-        terminal = terminal_event(outcome)
-        self.chronicle.record(terminal)
-        if isinstance(self.chronicle.journal, DurableJournal):
-            await self._persist("journal", self.chronicle.journal.sync)
-        if outcome.persist_error != self._persist_error:
+        journal = self.chronicle.journal
+        if journal is not None:
+            await self._persist("journal", lambda: journal.finish(outcome))
+        terminal = terminal_event(replace(outcome, persist_error=self._persist_error))
+        try:
+            self.chronicle.record(terminal)
+            if isinstance(journal, DurableJournal):
+                await self._persist("journal", journal.sync)
+        except Exception as error:  # of looking at it: what its methods raise is dealt with
+            self._failed_to_persist(f"journal: {error_text(error)}")
+        if terminal.outcome.persist_error != self._persist_error:
             outcome = replace(outcome, persist_error=self._persist_error)
             terminal = replace(terminal, outcome=outcome)
         return terminal

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pluggy
 
 from eventbus_tasks import hookspecs
-from eventbus_tasks._native import redeliver
+from eventbus_tasks._native import error_text, redeliver
 from eventbus_tasks._threads import (
     DaemonPool,
     DeadlineExceededError,
@@ -399,7 +399,7 @@ class PluginHost:
                 raise
             except Exception as error:
                 logger.warning("%s failed", where, exc_info=error)
-                failed(where, f"{type(error).__name__}: {error}", False)
+                failed(where, error_text(error), False)
                 continue
             if answer is not None:
                 return answer
@@ -441,7 +441,7 @@ class PluginHost:
                 redeliver(error)
                 where = f"hook {hook} of plugin {implementation.plugin_name}"
                 logger.warning("%s failed", where, exc_info=error)
-                failed(where, f"{type(error).__name__}: {error}", False)
+                failed(where, error_text(error), False)
 
     def describe(self, event: TaskEvent) -> str:
         """Say an event in one short sentence (``ebt_describe``); ``""`` if nobody can."""
@@ -498,7 +498,7 @@ def _plain(error: BaseException) -> str:
         return error.problem
     if isinstance(error, pluggy.PluginValidationError):
         return " ".join(str(error).split())
-    return f"{type(error).__name__}: {error}"
+    return error_text(error)
 
 
 def _distribution(entry: metadata.EntryPoint | None) -> tuple[str, str]:
