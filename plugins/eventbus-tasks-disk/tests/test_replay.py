@@ -21,7 +21,7 @@ async def test_older_events_come_from_the_journal(
     ended: bool,
 ) -> None:
     """What the engine does not remember is read from the file, with the output connected."""
-    monkeypatch.setattr("eventbus_tasks._runner.LIMIT", 1)
+    monkeypatch.setattr("eventbus_tasks._chronicle.LIMIT", 1)
     command = ["sh", "-c", "echo one; read _ < go; echo two"]
     (project / "go").touch()
     async with make_engine() as engine:
