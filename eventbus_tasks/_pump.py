@@ -23,10 +23,13 @@ from eventbus_tasks._restraint import ProcessorWait, Restraint
 
 __all__ = ["OutputPump", "Turn"]
 
-BUDGET: Final = 0.0005
+BUDGET: Final = 0.001
 """Seconds of turns after which everything else on the loop has its turn: what the loop lags."""
 
-BUDGET_OF_FLOODS: Final = 0.0003
+BUDGET_OF_FLOODS: Final = 0.0005
+"""The same with floods, each of whose turns takes long."""
+
+BUDGET_OF_CROWDS: Final = 0.0003
 """The same while floods take all processors: it lags for other reasons, too."""
 
 INTERVAL: Final = 0.005
@@ -46,7 +49,17 @@ class Turn(enum.Enum):
 
 
 class _Entry:
-    __slots__ = ("context", "descriptor", "done", "failure", "floods", "ready", "said", "turn")
+    __slots__ = (
+        "context",
+        "descriptor",
+        "done",
+        "ended",
+        "failure",
+        "floods",
+        "ready",
+        "said",
+        "turn",
+    )
 
     def __init__(self, descriptor: int, turn: Callable[[], Turn]) -> None:
         self.descriptor = descriptor
@@ -55,6 +68,7 @@ class _Entry:
         self.context = contextvars.copy_context()
         self.ready = False
         self.floods = False  # there was more than one turn could hand out
+        self.ended = False  # nobody follows it any more
         self.done = anyio.Event()
         self.said = Turn.DONE  # at the end
         self.failure: BaseException | None = None
@@ -103,7 +117,7 @@ class OutputPump:
             if not self._closed:
                 self._epoll.unregister(descriptor)
             del self._entries[descriptor]
-            entry.done.set()
+            entry.ended = True
         if entry.failure is not None:
             raise entry.failure
         return entry.said
@@ -141,7 +155,10 @@ class OutputPump:
                 return
         began = time.monotonic()
         crowded = self._floods >= self._processors  # they can take all of them
-        until = began + (BUDGET_OF_FLOODS if crowded else BUDGET)
+        if crowded:
+            until = began + BUDGET_OF_CROWDS
+        else:
+            until = began + (BUDGET_OF_FLOODS if self._floods else BUDGET)
         while self._ready:
             entry = self._ready.popleft()
             entry.ready = False
@@ -187,7 +204,7 @@ class OutputPump:
             self._ready.append(entry)
 
     def _take_turn(self, entry: _Entry) -> None:
-        if entry.done.is_set():  # nobody follows it any more
+        if entry.ended:
             return
         try:
             said = entry.context.run(entry.turn)
@@ -199,6 +216,7 @@ class OutputPump:
             self._add(entry)
         elif said is not Turn.IDLE:
             entry.said = said
+            entry.ended = True
             entry.done.set()
 
     def _ring(self) -> None:
