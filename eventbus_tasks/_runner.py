@@ -497,24 +497,30 @@ class TaskRun:
         """End a task that the engine itself has lost track of."""
         if self._link is None:
             return
-        self._link.stop(Reason.PLUGIN_ERROR.value, now=True)
-        while not self._over:
-            await endure(self._link.wait_readable)
-            self._take_messages()
+        try:
+            self._link.stop(Reason.PLUGIN_ERROR.value, now=True)
+            while not self._over:
+                await endure(self._link.wait_readable)
+                self._take_messages()
+        except Exception as error:  # its guardian takes the end of the connection for the host's
+            self._internal_error(error)
 
     def _release_place(self) -> None:
         place, self._place = self._place, None
         if place is not None:
             place.let_go(has_guardian=self._link is not None)
 
-    def _release(self) -> None:
-        self._admittance.release()
-        self._release_place()
-        if self._output.dialogue is not None:
-            self._output.dialogue.end()
-        self.task._input.shut("the task has ended")
-        if self._link is not None:
-            self._link.close()
+    def _release(self) -> None:  # whatever fails in it: what follows tells the end
+        dialogue, link = self._output.dialogue, self._link
+        steps: list[Callable[[], object]] = [self._admittance.release, self._release_place]
+        steps += [dialogue.end] if dialogue is not None else []
+        steps += [functools.partial(self.task._input.shut, "the task has ended")]
+        steps += [link.close] if link is not None else []
+        for give_back in steps:
+            try:
+                give_back()
+            except Exception as error:
+                self._internal_error(error)
 
     async def _finish(self) -> None:
         """Tell the end, once, whatever fails in it: an error would end every other task too."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import pkgutil
 from typing import Any
 
 import pytest
 
 from eventbus_tasks import Reason, TaskEvent
 
-from .conftest import Stage, check_story
+from .conftest import Stage, check_story, until
 from .test_faulty_plugins import BadJournal, hook, is_told, raising, run_true
 
 pytestmark = pytest.mark.anyio
@@ -89,4 +90,55 @@ async def test_error_of_ours_at_the_end(
         next_task = await engine.spawn_task("n", argv=["true"], project_dir=stage.project)
         assert (await next_task.wait()).reason is Reason.EXITED
     assert outcome.reason is (Reason.PLUGIN_ERROR if broken == "judge" else Reason.EXITED)
+    check_story(stage.recorder.of(TaskEvent, task), task)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    ["_turns.Admittance.release", "_process.handle.GuardianLink.close"],
+)
+async def test_error_of_ours_while_a_task_gives_back_what_it_had(
+    stage: Stage, broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error after a task has let go of something ends no other task, and changes no outcome."""
+    path, _, name = f"eventbus_tasks.{broken}".rpartition(".")
+    owner = pkgutil.resolve_name(path)
+    real = getattr(owner, name)
+
+    def fail(*arguments: Any) -> None:
+        real(*arguments)
+        raise RuntimeError("broken")
+
+    async with stage.engine() as engine:
+        other = await engine.spawn_task(
+            "other", argv=["sleep", "1000"], project_dir=stage.new_project("other")
+        )
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, fail)
+            task = await engine.spawn_task("t", argv=["true"], project_dir=stage.project)
+            outcome = await task.wait()
+        assert other.is_running
+        next_task = await engine.spawn_task("n", argv=["true"], project_dir=stage.project)
+        assert (await next_task.wait()).reason is Reason.EXITED
+    assert outcome.reason is Reason.EXITED
+    check_story(stage.recorder.of(TaskEvent, task), task)
+
+
+async def test_error_of_ours_while_a_task_is_given_up(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task that the engine has lost track of, and cannot even stop, ends no other task."""
+    async with stage.engine() as engine:
+        other = await engine.spawn_task(
+            "other", argv=["sleep", "1000"], project_dir=stage.new_project("other")
+        )
+        await until(lambda: other.pid is not None)
+        with monkeypatch.context() as patch:
+            for name in ("OutputFollower.follow", "_process.handle.GuardianLink.stop"):
+                module = "_following." if name.startswith("Output") else ""
+                patch.setattr(f"eventbus_tasks.{module}{name}", raising("exception"))
+            task = await engine.spawn_task("t", argv=["sleep", "600"], project_dir=stage.project)
+            outcome = await task.wait()
+        assert other.is_running
+    assert outcome.reason is Reason.PLUGIN_ERROR
     check_story(stage.recorder.of(TaskEvent, task), task)
