@@ -6,12 +6,15 @@ import json
 import os
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import anyio
 import pytest
+from eventbus_tasks_disk import gc
 from eventbus_tasks_disk.gc import Limits, collect
 from eventbus_tasks_disk.history import Entry, Host, add_to_index, latest_entries
+from eventbus_tasks_disk.unfinished import unfinished_entries
 
 from eventbus_tasks import TaskEngine
 
@@ -93,6 +96,32 @@ async def test_running_task_takes_no_place(
         assert ebt("gc", "--keep", "1") == 0
         assert numbers() == [task.id, 4]
         await task.cancel(now=True)
+
+
+async def test_task_that_comes_meanwhile_takes_no_place(
+    history: Path, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task that is accepted while old ones are chosen does not count as one that has ended."""
+
+    def accept_meanwhile(state_dir: Path) -> list[Entry]:
+        found = list(unfinished_entries(state_dir))
+        entry = Entry(
+            id=5,
+            uid="uid-5",
+            name="x",
+            agent="command",
+            project_dir=str(project),
+            directory=".claude-tasks",
+            files="task-5",
+            created=datetime.now(UTC).isoformat(),
+            host=Host.current(),
+        )
+        add_to_index(state_dir, entry)
+        return found
+
+    monkeypatch.setattr(gc, "unfinished_entries", accept_meanwhile)
+    collect(Path(os.environ["EBT_STATE_DIR"]), Limits(tasks=1))
+    assert numbers() == [5, 4]
 
 
 async def test_settings(

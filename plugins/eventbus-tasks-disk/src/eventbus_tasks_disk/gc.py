@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import os
 import re
 import sys
@@ -69,9 +70,13 @@ def old_tasks(state_dir: Path, limits: Limits) -> Iterator[tuple[Entry, int]]:
     now = datetime.now(UTC)
     count = size = 0
     full = False
+    # The index first: of what is added to it from now on nothing is seen, and whatever is in it and
+    # has not ended is known as unfinished since before.
+    entries = latest_entries(state_dir)
+    latest = next(entries, None)
     # They are kept in any case, and must not take the places of those that have ended.
     unfinished = {entry.uid for entry in unfinished_entries(state_dir)}
-    for entry in latest_entries(state_dir):
+    for entry in itertools.chain([] if latest is None else [latest], entries):
         if entry.uid in unfinished and summarize(entry).status != "gone":
             continue
         created = parse_time(entry.created)
