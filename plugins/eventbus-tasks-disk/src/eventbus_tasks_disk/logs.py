@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["run_logs"]
 
 _BLOCK: Final = 64 * 1024
-# Seconds between two looks at a log that is followed, and between two at the task itself.
-_LOOK: Final = 0.01
+# Seconds between two looks at a log that is followed (a line is seen within 10 ms), and between two
+# at the task itself.
+_LOOK: Final = 0.008
 _ASK: Final = 0.25
 _STAMP_LENGTH: Final = len("2026-11-27 12:00:00.000+00:00")
 
