@@ -37,20 +37,6 @@ class LineNumbers:
             known = end
         return number
 
-    def take(
-        self, task: TaskRef, stream: Stream, start: int, end: int, count: int, source: OutputSource
-    ) -> int:
-        """Return the number of the first of `count` whole lines between two offsets."""
-        key = (task.uid, stream)
-        known = self._known.get(key)
-        if known is None or known[0] != start:
-            number = self.at(task, stream, start, source)
-            self.advance(task, stream, end, number + count)
-        else:
-            number = known[1]
-            self._known[key] = (end, number + count)
-        return number
-
     def advance(self, task: TaskRef, stream: Stream, offset: int, number: int) -> None:
         """Take note that the line at `offset` has this number."""
         self._known[task.uid, stream] = (offset, number)
@@ -106,7 +92,8 @@ def whole_lines(
         source: As in the event of the range.
     """
     texts = decode_lines(data)
-    number = numbers.take(task, stream, start, start + len(data), len(texts), source)
+    number = numbers.at(task, stream, start, source)
+    numbers.advance(task, stream, start + len(data), number + len(texts))
     return _made(texts, task, seq, at, stream, number)
 
 

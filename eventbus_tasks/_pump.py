@@ -26,11 +26,8 @@ __all__ = ["OutputPump", "Turn"]
 BUDGET: Final = 0.001
 """Seconds of turns after which everything else on the loop has its turn: what the loop lags."""
 
-BUDGET_OF_FLOODS: Final = 0.0005
-"""The same with floods, each of whose turns takes long."""
-
-BUDGET_OF_CROWDS: Final = 0.0003
-"""The same while floods take all processors: it lags for other reasons, too."""
+BUDGET_OF_FLOODS: Final = 0.0003
+"""The same with floods: the last turn, which ends later, is a long one."""
 
 INTERVAL: Final = 0.005
 """Seconds between two rounds under load, so that each finds more to do."""
@@ -155,10 +152,7 @@ class OutputPump:
                 return
         began = time.monotonic()
         crowded = self._floods >= self._processors  # they can take all of them
-        if crowded:
-            until = began + BUDGET_OF_CROWDS
-        else:
-            until = began + (BUDGET_OF_FLOODS if self._floods else BUDGET)
+        until = began + (BUDGET_OF_FLOODS if self._floods else BUDGET)
         while self._ready:
             entry = self._ready.popleft()
             entry.ready = False
@@ -188,14 +182,11 @@ class OutputPump:
 
     def _collect(self) -> bool:
         """Take note of what was rung for; return whether there is anything to do."""
-        entries, ready = self._entries, self._ready
         for descriptor, _ in self._epoll.poll(0):
-            entry = entries.get(descriptor)
-            if entry is not None and not entry.ready:
-                entry.ready = True
-                self._floods += entry.floods
-                ready.append(entry)
-        return bool(ready)
+            entry = self._entries.get(descriptor)
+            if entry is not None:
+                self._add(entry)
+        return bool(self._ready)
 
     def _add(self, entry: _Entry) -> None:
         if not entry.ready:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 from collections.abc import Callable
 from typing import Final
 
@@ -31,8 +30,7 @@ class ProcessorWait:
     def __init__(self) -> None:
         self._file: int | None = None
         with contextlib.suppress(OSError):
-            path = f"/proc/self/task/{threading.get_native_id()}/schedstat"
-            self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._file = os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
 
     def __call__(self) -> float:
         """Return the seconds so far; 0 where nobody knows."""

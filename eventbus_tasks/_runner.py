@@ -510,13 +510,13 @@ class TaskRun:
         if place is not None:
             place.let_go(has_guardian=self._link is not None)
 
-    def _release(self) -> None:  # whatever fails in it: what follows tells the end
-        dialogue, link = self._output.dialogue, self._link
-        steps: list[Callable[[], object]] = [self._admittance.release, self._release_place]
-        steps += [dialogue.end] if dialogue is not None else []
-        steps += [functools.partial(self.task._input.shut, "the task has ended")]
-        steps += [link.close] if link is not None else []
-        for give_back in steps:
+    def _release(self) -> None:
+        """Give everything back, whatever fails in it: what follows tells the end."""
+        shut = functools.partial(self.task._input.shut, "the task has ended")
+        steps: list[Callable[[], object]] = [self._admittance.release, self._release_place, shut]
+        if self._output.dialogue is not None:
+            steps.insert(2, self._output.dialogue.end)
+        for give_back in (*steps, *([] if self._link is None else [self._link.close])):
             try:
                 give_back()
             except Exception as error:

@@ -184,8 +184,6 @@ class TaskOutput:
             return b""
         end = log.size if end is None else end
         first, recent = log.recent
-        if first == start and end - first == len(recent):
-            return recent
         if first <= start and end <= first + len(recent):
             return recent[start - first : end - first]
         parts: list[bytes] = []
@@ -461,10 +459,7 @@ class StreamCursor:
         start, line_start = self.position, self.line_start
         self.position = self._log.size = end
         if read:
-            first, recent = self._log.recent
-            if first != start or len(recent) != end - start:
-                recent = self._output.read(start, end, self.stream)
-            found = recent.rfind(b"\n")
+            found = self._output.read(start, end, self.stream).rfind(b"\n")
             if found >= 0:
                 self.line_start = start + found + 1
         else:

@@ -53,7 +53,8 @@ __all__ = ["Descriptors", "Guardian"]
 
 _REQUEST: Final = 16 * 1024
 """No request of a host is larger than this."""
-_NOTHING_THERE: Final = contextlib.suppress(BlockingIOError, ChildProcessError)
+# Made once: to make such an object takes longer than what it guards.
+_NOTHING_THERE: Final = contextlib.suppress(BlockingIOError)
 
 
 class Guardian(Climber):
@@ -568,7 +569,7 @@ class Guardian(Climber):
         """Return whether the whole family has ended, the leader last."""
         others = self._others()
         for pid in others:
-            with _NOTHING_THERE:
+            with contextlib.suppress(ChildProcessError):
                 os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
         if self._return_code is None or (others and self._others()):
             return False

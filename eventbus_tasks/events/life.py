@@ -156,7 +156,7 @@ class OutputReceived(TaskEvent):
 
     def _completed(self) -> bytes:
         """Return the bytes from the beginning of the line on; nothing if no line ends here."""
-        data = self._read(self.start, self.end)
+        data = self.data
         if not self.last and b"\n" not in data and self.end - self.line_start <= MAX_LINE:
             return b""  # without reading a long line again for each of its pieces
         if self.line_start < self.start:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from eventbus_tasks import Reason, TaskEvent
+from eventbus_tasks import Reason, Task, TaskEngine, TaskEvent
 
 from .conftest import Stage, check_story, until
 from .test_faulty_plugins import BadJournal, hook, is_told, raising, run_true
@@ -36,14 +36,19 @@ class TurningJournal(BadJournal):
         return super().__getattribute__(name)
 
 
+async def start_other(stage: Stage, engine: TaskEngine) -> Task:
+    """Start a task that nothing of all this concerns."""
+    return await engine.spawn_task(
+        "other", argv=["sleep", "1000"], project_dir=stage.new_project("other")
+    )
+
+
 @pytest.mark.parametrize("lost", ["finish", "sync"])
 async def test_journal_that_turns_bad(stage: Stage, lost: str) -> None:
     """A journal that has lost a method at the end does not end other tasks, nor keep it untold."""
     plugin = hook("ebt_open_journal", lambda: TurningJournal(lost))
     async with stage.engine(plugins={"bad": plugin}) as engine:
-        other = await engine.spawn_task(
-            "other", argv=["sleep", "1000"], project_dir=stage.new_project("other")
-        )
+        other = await start_other(stage, engine)
         task, outcome = await run_true(stage, engine)
         assert other.is_running
     assert outcome.reason is Reason.EXITED
@@ -61,9 +66,7 @@ async def test_error_that_cannot_be_said(stage: Stage, method: str) -> None:
 
     plugin = hook("ebt_open_journal", lambda: BadJournal(method, fail))
     async with stage.engine(plugins={"bad": plugin}) as engine:
-        other = await engine.spawn_task(
-            "other", argv=["sleep", "1000"], project_dir=stage.new_project("other")
-        )
+        other = await start_other(stage, engine)
         task, outcome = await run_true(stage, engine)
         assert other.is_running
     assert outcome.reason is Reason.EXITED
@@ -79,9 +82,7 @@ async def test_error_of_ours_at_the_end(
     """An error in the engine's own code ends the task in which it is, once, and no other."""
     plugin = hook("ebt_open_journal", lambda: BadJournal("none", lambda: None))
     async with stage.engine(plugins={"good": plugin}) as engine:
-        other = await engine.spawn_task(
-            "other", argv=["sleep", "1000"], project_dir=stage.new_project("other")
-        )
+        other = await start_other(stage, engine)
         with monkeypatch.context() as patch:
             patch.setattr(f"eventbus_tasks._runner.{broken}", raising("exception"))
             task = await engine.spawn_task("t", argv=["true"], project_dir=stage.project)
@@ -110,9 +111,7 @@ async def test_error_of_ours_while_a_task_gives_back_what_it_had(
         raise RuntimeError("broken")
 
     async with stage.engine() as engine:
-        other = await engine.spawn_task(
-            "other", argv=["sleep", "1000"], project_dir=stage.new_project("other")
-        )
+        other = await start_other(stage, engine)
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, fail)
             task = await engine.spawn_task("t", argv=["true"], project_dir=stage.project)
@@ -129,9 +128,7 @@ async def test_error_of_ours_while_a_task_is_given_up(
 ) -> None:
     """A task that the engine has lost track of, and cannot even stop, ends no other task."""
     async with stage.engine() as engine:
-        other = await engine.spawn_task(
-            "other", argv=["sleep", "1000"], project_dir=stage.new_project("other")
-        )
+        other = await start_other(stage, engine)
         await until(lambda: other.pid is not None)
         with monkeypatch.context() as patch:
             for name in ("OutputFollower.follow", "_process.handle.GuardianLink.stop"):

@@ -301,18 +301,20 @@ def test_slots_keep_what_is_written() -> None:
     board.close()
 
 
+def locker(board: Board, slot: Slot, how: str, then: str = "") -> list[str]:
+    """Return a program that locks a slot, and then does something else."""
+    place = f"{how}, 1, {slot.offset}"
+    code = f"import fcntl, sys\nfcntl.lockf({board.descriptor}, {place})\n{then}"
+    return [sys.executable, "-I", "-S", "-c", code]
+
+
 def test_a_lock_that_is_not_let_go_is_passed_over() -> None:
     """Whoever was stopped while holding a slot keeps the other one for a moment only."""
     board = Board()
     slot = board.take()
     assert isinstance(slot, Slot)
-    code = (
-        "import fcntl, sys\n"
-        "fcntl.lockf(int(sys.argv[1]), fcntl.LOCK_EX, 1, int(sys.argv[2]))\n"
-        "print(flush=True); sys.stdin.read()"
-    )
     with subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", code, str(board.descriptor), str(slot.offset)],
+        locker(board, slot, "fcntl.LOCK_EX", "print(flush=True); sys.stdin.read()"),
         pass_fds=[board.descriptor],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -332,14 +334,10 @@ def test_a_lock_may_be_used_again() -> None:
     board = Board()
     slot = board.take()
     assert isinstance(slot, Slot)
-    code = (
-        "import fcntl, sys\n"
-        "fcntl.lockf(int(sys.argv[1]), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, int(sys.argv[2]))\n"
-    )
 
     def is_free() -> bool:
         other = subprocess.run(
-            [sys.executable, "-I", "-S", "-c", code, str(board.descriptor), str(slot.offset)],
+            locker(board, slot, "fcntl.LOCK_EX | fcntl.LOCK_NB"),
             pass_fds=[board.descriptor],
             stderr=subprocess.DEVNULL,
             check=False,

@@ -29,11 +29,15 @@ from .machine import MACHINE
 
 T = TypeVar("T")
 
-HORIZON: Final = 20.0
-"""Seconds of simulated time after which a life is over, whatever still resists.
+HORIZON: Final = 60.0
+"""Seconds of simulated time after which a long life is over, whatever still resists."""
+SHORT_HORIZON: Final = 20.0
+"""The same for other lives.
 
 By then everything has been said; what still comes is one round of SIGKILL like the other.
 """
+LONG_EVERY: Final = 16
+"""One seed of so many is that of a long life, in which those who resist do it twice as long."""
 _FAIL_REPORT: Final = b'{"stage": "exec", "errno": 2, "path": "/x", "message": "not there"}'
 _REF: Final = TaskRef(id=1, uid="u", name="n", agent="command", project_dir="/p")
 _BORN: Final = LifeState()
@@ -68,7 +72,7 @@ async def _run_at_once(function: Callable[[], Any], **_: Any) -> Any:
 class Plan:
     """Everything that will happen in one life, drawn before it begins."""
 
-    def __init__(self, random: Random) -> None:
+    def __init__(self, random: Random, *, long: bool) -> None:
         pick = random.random
 
         def choice(options: Sequence[T]) -> T:
@@ -85,7 +89,7 @@ class Plan:
         ]
         self.policy = Policy(
             rungs=tuple(rungs),
-            kill_wait=choice((0.5, 1.0)),
+            kill_wait=choice((0.5, 2.0 if long else 1.0)),
             drain=choice((0.05, 0.3)),
             exit_grace=choice((0.0, 0.2)),
             after_exit="kill" if pick() < 0.9 else "leave",
@@ -97,11 +101,12 @@ class Plan:
         self.fork_fails = pick() < 0.01
         self.exec_fails = _FAIL_REPORT if pick() < 0.04 else b""
         self.exec_delay = 0.0 if pick() < 0.8 else choice((0.01, 0.5))
-        self.leader = _draw_traits(pick, choice, leader=True)
+        self.horizon = HORIZON if long else SHORT_HORIZON
+        self.leader = _draw_traits(pick, choice, long=long, leader=True)
         self.ends_at = choice((0.0, 0.05, 1.0, 5.0)) if pick() < 0.7 else None
         self.end_code = choice((0, 0, 0, 1, 255, -11, -9))
         self.members = [
-            (choice((0.0, 0.0, 0.5, 2.0)), _draw_traits(pick, choice))
+            (choice((0.0, 0.0, 0.5, 2.0)), _draw_traits(pick, choice, long=long))
             for _ in range(choice((0, 0, 1, 1, 2, 3)))
         ]
         self.writes = [
@@ -173,7 +178,11 @@ class Plan:
 
 
 def _draw_traits(
-    pick: Callable[[], float], choice: Callable[[Sequence[Any]], Any], *, leader: bool = False
+    pick: Callable[[], float],
+    choice: Callable[[Sequence[Any]], Any],
+    *,
+    long: bool,
+    leader: bool = False,
 ) -> Traits:
     traits = Traits()
     traits.ignores = pick() < 0.3
@@ -188,7 +197,7 @@ def _draw_traits(
         if pick() < 0.1:
             traits.hops, traits.pause = choice(((3, 0.01), (10, 0.003)))
     if pick() < 0.02:
-        traits.stuck = choice((1.0, 15.0))
+        traits.stuck = choice((1.0, 30.0 if long else 15.0))
     return traits
 
 
@@ -341,9 +350,9 @@ class Life:
 
     def __init__(self, seed: int, parts: Parts) -> None:
         self.random = Random(seed)
-        self.plan = plan = Plan(self.random)
+        self.plan = plan = Plan(self.random, long=seed % LONG_EVERY == 0)
         self.parts = parts
-        self.kernel = kernel = Kernel(self.random, recycle=plan.recycle, horizon=HORIZON)
+        self.kernel = kernel = Kernel(self.random, recycle=plan.recycle, horizon=plan.horizon)
         kernel.disk_full = plan.disk_full
         kernel.outside = plan.outside
         self.task = SimulatedTask(parts.step)
@@ -471,7 +480,7 @@ class Life:
         kind = type(message)
         if kind not in self.told_at:
             self.told_at[kind] = self.kernel.now
-        elif kind is wire.Stopping and self.plan.stalled[0] < HORIZON:
+        elif kind is wire.Stopping and self.plan.stalled[0] < self.plan.horizon:
             return  # as `GuardianLink.poll` has it: guardian and warden may both say it
         self.run_.hear(message)
         if self.run_._over and self.left_at_end is None and self.guardian_killed_at is not None:

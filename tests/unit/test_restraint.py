@@ -99,7 +99,7 @@ async def _rounds_of_floods(floods: int, seconds: float) -> int:
     def turn() -> Turn:
         nonlocal turns
         turns += 1
-        time.sleep(_pump.BUDGET_OF_CROWDS / 4)  # what handing out a piece takes
+        time.sleep(_pump.BUDGET_OF_FLOODS / 4)  # what handing out a piece takes
         return Turn.MORE
 
     bells = [os.eventfd(0, os.EFD_CLOEXEC) for _ in range(floods)]

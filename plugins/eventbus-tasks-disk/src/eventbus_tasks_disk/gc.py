@@ -73,10 +73,10 @@ def old_tasks(state_dir: Path, limits: Limits) -> Iterator[tuple[Entry, int]]:
     # The index first: of what is added to it from now on nothing is seen, and whatever is in it and
     # has not ended is known as unfinished since before.
     entries = latest_entries(state_dir)
-    latest = next(entries, None)
+    latest = list(itertools.islice(entries, 1))
     # They are kept in any case, and must not take the places of those that have ended.
     unfinished = {entry.uid for entry in unfinished_entries(state_dir)}
-    for entry in itertools.chain([] if latest is None else [latest], entries):
+    for entry in itertools.chain(latest, entries):
         if entry.uid in unfinished and summarize(entry).status != "gone":
             continue
         created = parse_time(entry.created)
