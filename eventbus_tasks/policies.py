@@ -50,6 +50,10 @@ KeepOutput = Literal["stop", "tail"]
 Stdin = bytes | Literal["open"] | None
 
 
+_MAX_STEPS = 1000
+"""Rungs of a stop ladder; it has to reach the guardian in one packet."""
+
+
 def _check_seconds(name: str, value: float) -> None:
     if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):
         raise ValueError(f"{name} must be a finite number of seconds >= 0, not {value!r}")
@@ -93,8 +97,8 @@ class TerminationPolicy:
     `steps` and cannot be left out.
 
     Attributes:
-        steps: The rungs before ``SIGKILL``, in order. May be empty: then the first rung is
-            ``SIGKILL``.
+        steps: The rungs before ``SIGKILL``, in order, 1,000 at most. May be empty: then the first
+            rung is ``SIGKILL``.
         kill_wait: Seconds to wait for processes to disappear after ``SIGKILL``. What is still
             there then (uninterruptible sleep) makes the outcome ``unkillable``.
         drain: Seconds to wait for the end of the output once the family has ended.
@@ -125,9 +129,12 @@ class TerminationPolicy:
 
         Raises:
             TypeError: A rung is not a `Step`.
-            ValueError: A number is negative or not finite, or a word is not one of its choices.
+            ValueError: A number is negative or not finite, a word is not one of its choices, or
+                there are too many steps.
         """
         object.__setattr__(self, "steps", tuple(self.steps))
+        if len(self.steps) > _MAX_STEPS:
+            raise ValueError(f"a policy has {_MAX_STEPS} steps at most, not {len(self.steps)}")
         for step in self.steps:
             if not isinstance(step, Step):
                 raise TypeError(f"steps must hold Step objects, not {step!r}")

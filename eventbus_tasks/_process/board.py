@@ -9,12 +9,11 @@ who has written under the lock of the slot that it has taken it, before sending 
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import fcntl
-import json
 import mmap
 import os
-import struct
 import time
 from dataclasses import dataclass
 from typing import Any, Final
@@ -25,12 +24,12 @@ __all__ = ["Board", "Slot", "State"]
 
 _SIZE: Final = 2048
 _SLOTS: Final = 4096
-_LENGTH: Final = struct.Struct("<H")
+_LENGTH: Final = 2  # bytes in which the length of a state is written
 _IDLE, _TAKEN, _STATE = 0, 1, 2
 _TRIES: Final = 50
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class State:
     """What a slot says. Times are those of the monotonic clock, which all processes share.
 
@@ -79,43 +78,23 @@ class State:
         )
 
 
-class _Locked:
-    """One byte of a file is locked; -1 is a file that nobody else knows."""
-
-    __slots__ = ("_file", "_held", "_offset")
-
-    def __init__(self, file: int, offset: int) -> None:
-        self._file = file
-        self._offset = offset
-        self._held = False
-
-    def __enter__(self) -> bool:
-        if self._file < 0:
-            return True
-        for _ in range(_TRIES):
-            try:
-                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, self._offset)
-            except OSError:
-                time.sleep(0.001)
-            else:
-                self._held = True
-                break
-        return self._held
-
-    def __exit__(self, *_: object) -> None:
-        if self._held:
-            self._held = False
-            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, self._offset)
-
-
 class Slot:
-    """The part of the memory that belongs to one guardian."""
+    """The part of the memory that belongs to one guardian.
+
+    Attributes:
+        memory: The whole memory.
+        idle_at: Where in it is whether the guardian waits for something to do.
+        taken_at: Where in it is whether the warden has climbed since the guardian last looked.
+    """
 
     def __init__(self, memory: Any, offset: int, lock: int) -> None:
         """Use a part of a memory; `lock` is a file whose bytes are locked, or -1 for no lock."""
-        self._memory = memory
+        self.memory = memory
+        self.idle_at = offset + _IDLE
+        self.taken_at = offset + _TAKEN
         self._offset = offset
         self._lock = lock
+        self._held = False
 
     @classmethod
     def private(cls) -> Slot:
@@ -130,68 +109,124 @@ class Slot:
     @property
     def idle(self) -> bool:
         """Whether the guardian waits for something to do."""
-        return bool(self._memory[self._offset + _IDLE])
+        return bool(self.memory[self.idle_at])
 
     @idle.setter
     def idle(self, value: bool) -> None:
-        self._memory[self._offset + _IDLE] = value
+        self.memory[self.idle_at] = value
 
     @property
     def taken(self) -> bool:
         """Whether the warden has climbed since the guardian has last looked."""
-        return bool(self._memory[self._offset + _TAKEN])
+        return bool(self.memory[self.taken_at])
 
     @taken.setter
     def taken(self, value: bool) -> None:
-        self._memory[self._offset + _TAKEN] = value
+        self.memory[self.taken_at] = value
 
-    def flags(self) -> tuple[Any, int, int]:
-        """Return where the two above are, for whoever needs them often: a memory, two places."""
-        return self._memory, self._offset + _IDLE, self._offset + _TAKEN
+    def acquire(self) -> bool:
+        """Take the lock, which is one byte of a file; not twice at once.
+
+        Returns:
+            ``False`` if the other one, who holds it, does not let go. It is held for microseconds;
+            whoever does not let go was stopped while holding it.
+        """
+        if self._lock < 0:
+            return True
+        for _ in range(_TRIES):
+            try:
+                fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, self._offset)
+            except OSError:
+                time.sleep(0.001)
+            else:
+                self._held = True
+                break
+        return self._held
+
+    def release(self) -> None:
+        """Let go of the lock, if it was taken."""
+        if self._held:
+            self._held = False
+            fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, self._offset)
 
     def locked(self) -> contextlib.AbstractContextManager[bool]:
-        """Hold the lock; gives ``False`` if the other one, who holds it, does not let go.
-
-        It is held for microseconds; whoever does not let go was stopped while holding it. What is
-        returned may be used again, when the lock is not held.
-        """
-        return _Locked(self._lock, self._offset)
+        """Hold the lock; gives what `acquire` returns. It may be used again, not twice at once."""
+        return _Locked(self)
 
     def read(self) -> State | None:
         """Return what is written there, if anything that can be understood."""
         start = self._offset + _STATE
-        (length,) = _LENGTH.unpack_from(self._memory, start)
-        start += _LENGTH.size
+        length = self.memory[start] | self.memory[start + 1] << 8
+        if not length:
+            return None
+        start += _LENGTH
+        text = bytes(self.memory[start : start + length]).decode()
         try:
-            data = json.loads(bytes(self._memory[start : start + length]))
-            data["rungs"] = tuple(Rung(*rung) for rung in data["rungs"])
-            leader = data["leader"]
-            data["leader"] = None if leader is None else (leader[0], leader[1])
-            return State(**data)
-        except (ValueError, TypeError, KeyError):
+            rungs, *others = ast.literal_eval(text)
+            return State(tuple(Rung(*rung) for rung in rungs), *others)
+        except (ValueError, SyntaxError, TypeError):
             return None
 
     def write(self, state: State) -> None:
         """Replace what is written there; a state that is too long leaves nothing."""
-        plain = {name: getattr(state, name) for name in State.__slots__}
-        plain["rungs"] = [(rung.signal, rung.scope, rung.grace) for rung in state.rungs]
-        data = json.dumps(plain, separators=(",", ":")).encode()
-        start = self._offset + _STATE
-        if len(data) > _SIZE - _STATE - _LENGTH.size:
-            data = b""
-        _LENGTH.pack_into(self._memory, start, len(data))
-        start += _LENGTH.size
-        self._memory[start : start + len(data)] = data
+        rungs = []
+        for rung in state.rungs:  # no comprehension, which is a function: another page to copy
+            rungs.append((rung.signal, rung.scope, rung.grace))  # noqa: PERF401
+        # As Python writes it: shorter ways to do this take memory of the C library, which is spread
+        # over more pages. The other side rarely reads it.
+        data = repr(
+            (
+                rungs,
+                state.kill_wait,
+                state.exit_grace,
+                state.due,
+                state.killing_since,
+                state.for_leader,
+                state.reason,
+                state.leader,
+                state.stops,
+                state.time_limit,
+                state.kills_for_host,
+                state.over,
+            )
+        ).encode()
+        memory, start = self.memory, self._offset + _STATE
+        length = len(data)
+        # Whoever is killed in the middle of this leaves nothing, rather than half of it.
+        memory[start] = memory[start + 1] = 0
+        if length <= _SIZE - _STATE - _LENGTH:
+            first = start + _LENGTH
+            memory[first : first + length] = data
+            memory[start + 1] = length >> 8
+            memory[start] = length & 0xFF
 
     def clear(self) -> None:
         """Make it as it was before anybody has used it."""
-        self._memory[self._offset : self._offset + _STATE + _LENGTH.size] = bytes(
-            _STATE + _LENGTH.size
-        )
+        self.memory[self._offset : self._offset + _STATE + _LENGTH] = bytes(_STATE + _LENGTH)
+
+
+class _Locked:
+    """The lock of a slot is held."""
+
+    __slots__ = ("_slot",)
+
+    def __init__(self, slot: Slot) -> None:
+        self._slot = slot
+
+    def __enter__(self) -> bool:
+        return self._slot.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._slot.release()
 
 
 class Board:
-    """The memory of a warden, from which guardians inherit it."""
+    """The memory of a warden, from which guardians inherit it.
+
+    Attributes:
+        descriptor: The file that guardians need for the locks; its owner must not close it before
+            them.
+    """
 
     def __init__(self) -> None:
         """Make it; pages are used when they are written.
@@ -200,20 +235,15 @@ class Board:
             OSError: There is no descriptor or no memory left.
         """
         # The file is empty, so that no limit of file sizes applies; it is only there to be locked.
-        self._file = os.memfd_create("ebt-board", os.MFD_CLOEXEC)
+        self.descriptor = os.memfd_create("ebt-board", os.MFD_CLOEXEC)
         self._memory = mmap.mmap(-1, _SLOTS * _SIZE)
         self._free = list(range(0, _SLOTS * _SIZE, _SIZE))[::-1]
-
-    @property
-    def descriptor(self) -> int:
-        """The file that guardians need for the locks; its owner must not close it before them."""
-        return self._file
 
     def take(self) -> Slot | None:
         """Return a slot for a new guardian, if there is one left."""
         if not self._free:
             return None
-        slot = Slot(self._memory, self._free.pop(), self._file)
+        slot = Slot(self._memory, self._free.pop(), self.descriptor)
         slot.clear()
         return slot
 
@@ -224,4 +254,4 @@ class Board:
     def close(self) -> None:
         """Release it; slots that were taken must not be used any more."""
         self._memory.close()
-        os.close(self._file)
+        os.close(self.descriptor)

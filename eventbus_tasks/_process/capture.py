@@ -133,9 +133,9 @@ def ring(bell: int) -> None:
 
 def _stop_appending(log: int) -> None:
     """Make explicit offsets count: appending would ignore them (or refuse them, with splice)."""
-    with contextlib.suppress(OSError):
-        flags = fcntl.fcntl(log, fcntl.F_GETFL)
-        if flags & os.O_APPEND:
+    flags = fcntl.fcntl(log, fcntl.F_GETFL)
+    if flags & os.O_APPEND:
+        with contextlib.suppress(OSError):
             fcntl.fcntl(log, fcntl.F_SETFL, flags & ~os.O_APPEND)
 
 
@@ -149,7 +149,6 @@ class PipeCapture:
         log: int,
         bell: int,
         gap: Gap,
-        *,
         keep: int | None = None,
         entrust: Entrust | None = None,
     ) -> None:
@@ -171,10 +170,11 @@ class PipeCapture:
         self._log = log
         self._bell = bell
         self._gap = gap
-        self._lost = Lost()
+        self._lost: Lost | None = None
         self._length = 0  # of the log, as we have left it
-        self._frees = keep is not None
-        self._retention = Retention(stream, log, keep, self._lost, gap)
+        self._retention: Retention | None = None
+        if keep is not None:
+            self._retention = Retention(stream, log, keep, self._losses(), gap)
         self._can_splice = True
         self._eof = False
         self._capacity = 64 * 1024
@@ -196,7 +196,12 @@ class PipeCapture:
     @property
     def dropped(self) -> int:
         """How many bytes are not in the log."""
-        return self._lost.total
+        return 0 if self._lost is None else self._lost.total
+
+    def _losses(self) -> Lost:
+        if self._lost is None:
+            self._lost = Lost()
+        return self._lost
 
     @property
     def finished(self) -> bool:
@@ -261,7 +266,7 @@ class PipeCapture:
             return False  # `move` meets it, too
         if not count:
             return False
-        if count >= self._capacity or self._frees:
+        if count >= self._capacity or self._retention is not None:
             self._advance(count)
         else:
             self.size = self._length = size + count
@@ -276,7 +281,7 @@ class PipeCapture:
         except OSError:
             return  # a broken disk: the next write meets that too, and accounts for it
         if length < self._length:
-            for start, end in self._lost.add(length, self._length):
+            for start, end in self._losses().add(length, self._length):
                 self._gap(self.stream, start, end, TRUNCATED)
             self._length = length
             ring(self._bell)
@@ -348,7 +353,7 @@ class PipeCapture:
         return True
 
     def _lose(self, count: int) -> None:
-        self._lost.add(self.size, self.size + count)
+        self._losses().add(self.size, self.size + count)
         self.size += count
 
     def _advance(self, count: int) -> None:
@@ -358,7 +363,8 @@ class PipeCapture:
                 self._grow()
         self.size += count
         self._length = self.size
-        self._retention.apply(self.size)
+        if self._retention is not None:
+            self._retention.apply(self.size)
 
     def _grow(self) -> None:
         """Make room for a flood, where the user may have that much in pipes."""
@@ -413,9 +419,7 @@ class PipeCapture:
 class FileCapture:
     """Watches a log that the task writes by itself."""
 
-    def __init__(
-        self, stream: str, log: int, bell: int, gap: Gap, *, keep: int | None = None
-    ) -> None:
+    def __init__(self, stream: str, log: int, bell: int, gap: Gap, keep: int | None = None) -> None:
         """Begin to watch; the log stays the caller's."""
         self.stream = stream
         self.size = 0

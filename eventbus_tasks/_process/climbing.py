@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import os
 import time
+from typing import Any, Final
 
 from eventbus_tasks._process import wire
 from eventbus_tasks._process.board import Slot, State
@@ -18,27 +19,32 @@ from eventbus_tasks._process.upwards import WardenLink
 __all__ = ["Climber"]
 
 
+_NOBODY: Final = frozenset[Any]()
+
+
 class _Shared:
     """The slot is locked, and what it says is what the guardian knows, before and afterwards.
 
     It may be entered again and again, but not twice at once.
     """
 
-    __slots__ = ("_climber", "_lock")
+    __slots__ = ("_climber",)
 
     def __init__(self, climber: Climber) -> None:
         self._climber = climber
-        self._lock = climber._slot.locked()
 
     def __enter__(self) -> None:
-        self._lock.__enter__()
         climber = self._climber
+        climber._slot.acquire()
         if climber._memory[climber._taken]:
             climber._resume()
 
     def __exit__(self, *error: object) -> None:
-        self._climber._slot.write(self._climber._state())
-        self._lock.__exit__(None, None, None)
+        slot = self._climber._slot
+        try:
+            slot.write(self._climber._state())
+        finally:
+            slot.release()
 
 
 class Climber(abc.ABC):
@@ -76,25 +82,24 @@ class Climber(abc.ABC):
     _leader_start: int
     _reaped: bool
     _return_code: int | None
-    _warden: WardenLink | None
 
     def __init__(self, policy: Policy, slot: Slot | None) -> None:
         """Begin without a ladder; `slot` is shared with the warden, if there is one."""
         self._policy = policy
         self._pid = os.getpid()
         self._slot = slot or Slot.private()
-        self._memory, self._idle, self._taken = self._slot.flags()
-        self._known = State(
-            rungs=policy.rungs, kill_wait=policy.kill_wait, exit_grace=policy.exit_grace
-        )
+        self._memory = self._slot.memory
+        self._idle = self._slot.idle_at
+        self._taken = self._slot.taken_at
+        self._known = State(policy.rungs, policy.kill_wait, policy.exit_grace)
         # Takes note of what the warden has done in our place, and tells it what changes here.
         self._shared = _Shared(self)
         self._ladder: Ladder | None = None
         self._reason: str | None = None
         self._stops = 0  # requests of the host
         self._adopted = False
-        self._outlived: set[tuple[int, int]] = set()
-        self._killed: set[int] = set()
+        self._outlived: frozenset[tuple[int, int]] = _NOBODY
+        self._killed: frozenset[int] = _NOBODY
         self._time_limit: float | None = None
         self._last_output = time.monotonic()
         self._leave_or_kill_at: float | None = None
@@ -109,6 +114,10 @@ class Climber(abc.ABC):
     @abc.abstractmethod
     def _end(self, *, survivors: list[Process] | None = None, unkillable: bool = False) -> None:
         """Make everything durable and say the last word."""
+
+    @abc.abstractmethod
+    def _link(self) -> WardenLink | None:
+        """Return what leads to the warden, if there is a warden."""
 
     @abc.abstractmethod
     def _send(self, message: wire.Message) -> None:
@@ -164,8 +173,8 @@ class Climber(abc.ABC):
             self._give_reason(reason)
 
     def _new_ladder(self, rungs: tuple[Rung, ...], now: float) -> Ladder:
-        if self._warden is not None:
-            self._warden.announce_ladder()
+        if (link := self._link()) is not None:
+            link.announce_ladder()
         return Ladder(rungs, kill_wait=self._policy.kill_wait, now=now)
 
     def _give_reason(self, reason: str) -> None:

@@ -6,13 +6,16 @@ import contextlib
 import errno
 import fcntl
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
-__all__ = ["Descriptors", "close_all", "unlock_all"]
+from eventbus_tasks._process import linux
+
+__all__ = ["PLACES", "Descriptors", "be_a_guardian", "close_all", "close_others", "unlock_all"]
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class Descriptors:
     """What a guardian is given; it owns all of it.
 
@@ -75,10 +78,30 @@ class Descriptors:
             raise OSError(errno.EBADF, f"no pipe was made for {stream}")
         return pipe, end
 
-    def numbers(self) -> list[int]:
-        """Return every descriptor that is there."""
-        named = (getattr(self, name) for name in self.__slots__)
-        return [number for number in named if number is not None]
+    def numbers(self, *, but: Collection[int] = ()) -> list[int]:
+        """Return every descriptor that is there, but some."""
+        named = [getattr(self, name) for name in self.__slots__]
+        return [number for number in named if number is not None and number not in but]
+
+
+PLACES: Final = {name: place for place, name in enumerate(Descriptors.__slots__)}
+"""In which order `Descriptors` takes them."""
+
+
+def be_a_guardian(kept: Sequence[int]) -> None:
+    """Take the name of guardians, and close every descriptor but these, which are in order."""
+    linux.set_process_name(b"ebt-guardian")
+    close_others(kept)
+
+
+def close_others(kept: Sequence[int]) -> None:
+    """Close every descriptor but these, which are in order."""
+    last = -1
+    for number in kept:
+        if number > last + 1:
+            os.closerange(last + 1, number)
+        last = number
+    linux.close_from(last + 1)
 
 
 def close_all(descriptors: Iterable[int]) -> None:

@@ -12,6 +12,7 @@ whoever sits at the terminal.
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import errno
 import math
@@ -21,7 +22,6 @@ import signal
 import socket
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Final
 
 from eventbus_tasks._process import linux, wire
@@ -31,20 +31,22 @@ from eventbus_tasks._process.capture import Capture
 from eventbus_tasks._process.cgroup import TaskCgroup
 from eventbus_tasks._process.climbing import Climber
 from eventbus_tasks._process.descriptors import Descriptors
+from eventbus_tasks._process.dispositions import set_action, unblock_all
 from eventbus_tasks._process.family import (
     Process,
     children,
     read_process,
     survivors_of,
 )
-from eventbus_tasks._process.history import History
-from eventbus_tasks._process.ladder import Policy, rungs_of
+from eventbus_tasks._process.history import remember
+from eventbus_tasks._process.ladder import rungs_of
+from eventbus_tasks._process.launch import LaunchRequest
 from eventbus_tasks._process.marker import MARK
 from eventbus_tasks._process.outbox import Outbox
 from eventbus_tasks._process.pty import Pty
+from eventbus_tasks._process.reachable import Reachable
 from eventbus_tasks._process.record import write_end_record
-from eventbus_tasks._process.rendezvous import Rendezvous, hand_over
-from eventbus_tasks._process.spawn import IGNORED, LeaderPlan, parse_failure, start_leader
+from eventbus_tasks._process.spawn import LeaderPlan, parse_failure, start_leader
 from eventbus_tasks._process.streams import open_streams
 from eventbus_tasks._process.upwards import WardenLink
 from eventbus_tasks._process.waiting import poll_time
@@ -53,87 +55,80 @@ __all__ = ["Descriptors", "Guardian"]
 
 _REQUEST: Final = 16 * 1024
 """No request of a host is larger than this."""
+_PEEK: Final = int(socket.MSG_PEEK)
+_TERM: Final = int(signal.SIGTERM)
+_FAMILY: Final = int(socket.AF_UNIX)
+_TYPE: Final = int(socket.SOCK_SEQPACKET)
 # Made once: to make such an object takes longer than what it guards.
 _NOTHING_THERE: Final = contextlib.suppress(BlockingIOError)
 
 
-class Guardian(Climber):
-    """The life of one task, from its fork to its last descendant."""
+class Guardian(Reachable):
+    """The life of one task, from its fork to its last descendant.
+
+    Attributes:
+        terminated: Whether a SIGTERM has come that nobody has dealt with yet.
+    """
 
     __slots__ = (
         "_arrivals",
-        "_callers",
         "_captures",
         "_cgroup",
         "_children_changed",
-        "_control",
         "_ended",
-        "_fds",
-        "_history",
-        "_host_identity",
-        "_host_lost",
         "_leader",
         "_leader_start",
+        "_moving",
         "_nofile",
-        "_out",
         "_poll",
         "_pty",
         "_reaped",
-        "_rendezvous",
         "_report",
         "_report_data",
         "_return_code",
-        "_spec",
-        "_start_time",
         "_started_at",
-        "_terminated",
+        "_streams",
         "_wake",
         "_warden",
         "_watched",
+        "terminated",
     )
 
     def __init__(
         self,
         descriptors: Descriptors,
-        *,
+        request: LaunchRequest,
         nofile: int,
         cgroups: str | None = None,
         slot: Slot | None = None,
     ) -> None:
-        """Read the specification and prepare; nothing is started yet.
+        """Prepare; nothing is started yet.
 
         Args:
             descriptors: Belong to the guardian from here on.
-            nofile: Soft limit of open files, where the specification has none.
+            request: What the host has asked for.
+            nofile: Soft limit of open files.
             cgroups: Below which control group the task gets its own, if it can have one.
             slot: What the guardian shares with its warden.
 
         Raises:
             OSError: The kernel refuses something that is indispensable.
-            WireError: The specification cannot be read.
         """
         self._fds = descriptors
-        self._control = socket.socket(fileno=descriptors.control)
+        self._control = _socket.socket(_FAMILY, _TYPE, 0, descriptors.control)
         self._control.setblocking(False)
-        with contextlib.suppress(OSError):
-            self._control.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         self._out = Outbox(self._control)
-        self._warden = None if descriptors.warden is None else WardenLink(descriptors.warden)
-        size = os.fstat(descriptors.spec).st_size
-        self._spec = wire.LaunchSpec.decode(os.pread(descriptors.spec, size, 0))
-        self._rendezvous: Rendezvous | None = None
-        if descriptors.rendezvous is not None:
-            path = self._spec.rendezvous or ""
-            self._rendezvous = Rendezvous(descriptors.rendezvous, path, self)
-        else:
-            os.close(descriptors.spec)
-        self._history = History()
+        self._warden: WardenLink | None = None
+        self._request = request
+        self._rendezvous = None
+        self._told = []
+        self._started = None
         self._cgroup: TaskCgroup | None = None
         if cgroups is not None:
             with contextlib.suppress(OSError):
-                self._cgroup = TaskCgroup.make(cgroups, self._spec.uid)
-        self._nofile = nofile if self._spec.nofile is None else self._spec.nofile
-        super().__init__(Policy.from_dict(self._spec.policy), slot)
+                self._cgroup = TaskCgroup.make(cgroups, request.uid)
+        self._nofile = nofile
+        Climber.__init__(self, request.policy, slot)
         self._captures: list[Capture] = []
         arrivals = descriptors.arrivals
         self._arrivals = None if arrivals is None else ArrivalIndex(arrivals)
@@ -144,65 +139,63 @@ class Guardian(Climber):
         self._reaped = False
         self._return_code: int | None = None
         self._started_at = time.time()
-        me = read_process(self._pid)
-        self._start_time = me.start_time if me else 0
-        self._host_identity = self._spec.about.get("host")
-        self._terminated = False
+        self._host_identity = None  # of a host that has taken the task over
+        self.terminated = False
         self._host_lost = False
         self._ended = False
         self._wake = -1
         self._watched: dict[int, int] = {}
         self._poll = select.poll()
-        self._callers: list[int] = []
-        self._children_changed = True
+        self._callers = []
+        self._asked = True  # the host may have asked for something
+        self._children_changed = False
+        self._moving = True  # there may be output to take
 
     # -- start ---------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Live the whole life of the task; returns when nothing of it is left."""
+        if self._begin():
+            while not self._turn():
+                pass
+        self._leave()
+
+    def rehearse(self) -> None:
+        """Do everything up to the moment in which the program runs; not to be used afterwards."""
+        if self._begin():
+            self._plan()
+            self._turn()
+        self._control.detach()
+
+    def _begin(self) -> bool:
+        """Start the task; report and return ``False`` if there is nothing to wait for."""
         self._prepare_signals()
         linux.set_child_subreaper()
         self._read_control()
         if self._reason is not None:
             # Stopped before it began: nothing is started at all.
             self._end()
-        elif self._start():
-            while not self._turn():
-                pass
-        self._leave()
+            return False
+        return self._start()
 
     def _prepare_signals(self) -> None:
-        # All others have been reset by the warden, from which we were forked.
-        for number in IGNORED:
-            signal.signal(number, signal.SIG_IGN)
+        # The warden, from which we were forked, does the same as we do about all others.
         self._wake, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.signal(signal.SIGTERM, self._on_terminate)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        set_action(_TERM, self._on_terminate)
+        unblock_all()
 
     def _on_terminate(self, *_: Any) -> None:
-        self._terminated = True
+        self.terminated = True
 
     def _start(self) -> bool:
         """Fork the leader and begin to capture; report and return ``False`` if that fails."""
-        spec, streams = self._spec, None
+        streams = None
         try:
-            streams = open_streams(spec, self._fds, self._policy, self._dropped, self._entrust)
-            self._leader, self._report = start_leader(
-                LeaderPlan(
-                    argv=[text.encode("utf-8", "surrogateescape") for text in spec.argv],
-                    cwd=spec.cwd.encode("utf-8", "surrogateescape"),
-                    env=self._environment(),
-                    umask=spec.umask,
-                    nofile=self._nofile,
-                    stdin=streams.stdin,
-                    stdout=streams.outputs[0],
-                    stderr=streams.outputs[-1],
-                    terminal=streams.pty is not None,
-                    cgroup=None if self._cgroup is None else self._cgroup.fd,
-                )
-            )
+            streams = open_streams(self._request, self._fds, self._dropped, self._entrust)
+            self._streams = streams
+            group = None if self._cgroup is None else self._cgroup.fd
+            self._leader, self._report = start_leader(self._plan, group)
         except OSError as error:
             number = error.errno or errno.EIO
             message = f"the program could not be started: {error.strerror or error}"
@@ -212,9 +205,6 @@ class Guardian(Climber):
             if streams is not None:
                 streams.close_ends()
         self._captures, self._pty = streams.captures, streams.pty
-        if spec.env or spec.request:
-            # A new host reads them from the file; here they would only take up room.
-            self._spec = replace(spec, env={}, request={})
         if self._policy.timeout is not None:
             self._time_limit = time.monotonic() + self._policy.timeout
         leader = read_process(self._leader)
@@ -222,16 +212,34 @@ class Guardian(Climber):
         with self._shared:
             return True
 
-    def _environment(self) -> dict[bytes, bytes]:
-        pairs = {**self._spec.env, MARK: self._spec.uid}
-        return {
-            name.encode("utf-8", "surrogateescape"): value.encode("utf-8", "surrogateescape")
-            for name, value in pairs.items()
-        }
+    def _plan(self) -> LeaderPlan:
+        """Return what the leader has to do; called there."""
+        spec, streams = self._read_spec(), self._streams
+        pairs = {**spec.env, MARK: spec.uid}
+        return LeaderPlan(
+            argv=[text.encode("utf-8", "surrogateescape") for text in spec.argv],
+            cwd=spec.cwd.encode("utf-8", "surrogateescape"),
+            env={
+                name.encode("utf-8", "surrogateescape"): value.encode("utf-8", "surrogateescape")
+                for name, value in pairs.items()
+            },
+            umask=spec.umask,
+            nofile=self._nofile,
+            stdin=streams.stdin,
+            stdout=streams.outputs[0],
+            stderr=streams.outputs[-1],
+            terminal=streams.pty is not None,
+        )
 
     def _entrust(self, stream: str, pipe: int) -> bool:
         """Give the warden a copy of a pipe; return whether it has it."""
-        return self._warden is not None and self._warden.entrust(stream, pipe)
+        link = self._link()
+        return link is not None and link.entrust(stream, pipe)
+
+    def _link(self) -> WardenLink | None:
+        if self._warden is None and self._fds.warden is not None:
+            self._warden = WardenLink(self._fds.warden)
+        return self._warden
 
     # -- one turn ------------------------------------------------------------------------------
 
@@ -260,7 +268,8 @@ class Guardian(Climber):
         now = time.monotonic()
         self._check_limits(now)
         self._climb(now)
-        self._capture(now)
+        if self._moving or self._return_code is not None:
+            self._capture(now)
         return known and self._check_family(time.monotonic())
 
     def _wait(self) -> bool:
@@ -269,22 +278,28 @@ class Guardian(Climber):
         watched = {self._wake: select.POLLIN}
         if self._report >= 0:
             watched[self._report] = select.POLLIN
+        control = -1
         if not self._host_lost:
             watched[self._fds.host] = select.POLLIN
             control = self._control.fileno()
-            watched[control] = select.POLLIN | (select.POLLOUT if self._out else 0)
+            watched[control] = select.POLLIN | (select.POLLOUT if self._out.queue else 0)
         if self._rendezvous is not None:
-            watched.update(dict.fromkeys(self._rendezvous.numbers(), select.POLLIN))
+            for descriptor in self._rendezvous.numbers():
+                watched[descriptor] = select.POLLIN
+        elif self._fds.rendezvous is not None:
+            watched[self._fds.rendezvous] = select.POLLIN
         outputs: dict[int, int] = {}  # numbers of captures
         times = [self._time_limit, self._leave_or_kill_at, self._drain_until]
-        for number, capture in enumerate(self._captures):
+        number = 0
+        for capture in self._captures:
             times.append(capture.deadline())
-            if (descriptor := capture.poll_fd(now)) is not None:
-                outputs[descriptor] = number
-                watched[descriptor] = select.POLLIN
+            if (output := capture.poll_fd(now)) is not None:
+                outputs[output] = number
+                watched[output] = select.POLLIN
+            number += 1  # noqa: SIM113 - `enumerate` would be one more page to copy
         if self._ladder is not None:
             times.append(self._ladder.deadline)
-        elif (limit := self._idle_limit) is not None:
+        elif self._policy.idle_timeout is not None and (limit := self._idle_limit) is not None:
             times.append(self._last_output + limit)
         due = math.inf
         for when in times:
@@ -297,17 +312,21 @@ class Guardian(Climber):
                 self._poll.register(descriptor, mask)
         ready = self._sleep(due, outputs)
         more = not ready
+        self._moving = more  # it is time: for what cannot be waited for
         for descriptor, _ in ready:
             if descriptor in outputs:
+                self._moving = True
                 continue
             more = True
-            if descriptor == self._wake:
+            if descriptor == control:
+                self._asked = True
+            elif descriptor == self._wake:
                 self._children_changed = True
                 with _NOTHING_THERE:
                     os.read(self._wake, 4096)
             elif descriptor == self._fds.host:
                 self._lose_host()
-            elif self._rendezvous is not None:
+            elif descriptor != self._report:
                 self._callers.append(descriptor)
         return more
 
@@ -344,7 +363,7 @@ class Guardian(Climber):
                 index.note(number, capture.size, now)
             if limited:
                 self._check_output_limit()
-                if self._out or self._ladder is not ladder:
+                if self._out.queue or self._ladder is not ladder:
                     return []
             if now >= due:
                 return []
@@ -352,7 +371,7 @@ class Guardian(Climber):
     def _check_start(self) -> bool:
         """Learn whether the program runs; return ``True`` if it never will."""
         try:
-            while chunk := os.read(self._report, 65536):
+            while chunk := os.read(self._report, 400):
                 self._report_data += chunk
         except BlockingIOError:
             return False
@@ -375,15 +394,16 @@ class Guardian(Climber):
         try:
             executable = os.readlink(f"/proc/{self._leader}/exe")
         except OSError:
-            executable = self._spec.argv[0]
-        self._send(
-            wire.Started(
-                pid=self._leader,
-                start_time=process.start_time if process else 0,
-                executable=executable[:4096],
-                at=time.time(),
-            )
-        )
+            executable = self._read_spec().argv[0]
+        at = time.time()
+        start_time = process.start_time if process else 0
+        self._started = (self._leader, start_time, at)
+        packet = wire.encode_started(self._leader, start_time, executable[:4096], at)
+        self._told.append(packet)
+        if not self._host_lost:
+            self._out.send(packet)
+        if self._fds.rendezvous is None:
+            os.close(self._fds.spec)  # nobody will ask for it
         return False
 
     def _spawn_failed(self, **failure: Any) -> None:
@@ -415,10 +435,13 @@ class Guardian(Climber):
 
     def _read_control(self) -> None:
         """Carry out what the host asks for."""
-        while not self._host_lost:
+        while self._asked and not self._host_lost:
             try:
+                # Mostly there is nothing; to make room for the largest first takes memory.
+                self._control.recv(1, _PEEK)
                 data = self._control.recv(_REQUEST)
             except BlockingIOError:
+                self._asked = False
                 break
             except ConnectionResetError:
                 continue  # the host let go with news unread: said once, before its last requests
@@ -436,10 +459,10 @@ class Guardian(Climber):
                     self._stop(message.reason, rungs, asked=True)
                 elif isinstance(message, wire.Resize) and self._pty is not None:
                     self._pty.resize(message.columns, message.lines)
-        if self._terminated:
-            self._terminated = False
+        if self.terminated:
+            self.terminated = False
             self._stop("cancelled", self._policy.rungs)
-        if not self._host_lost:
+        if self._out.queue and not self._host_lost:
             self._out.flush()
 
     def _lose_host(self) -> None:
@@ -453,67 +476,6 @@ class Guardian(Climber):
         if self._return_code is not None and self._policy.after_exit == "leave":
             return  # what is left was left on purpose
         self._stop("host_lost", self._policy.rungs)
-
-    # -- visitors (the `Owner` of the rendezvous) -----------------------------------------------
-
-    def _serve_visitors(self) -> None:
-        callers, self._callers = self._callers, []
-        for descriptor in callers:
-            assert self._rendezvous is not None
-            self._rendezvous.serve(descriptor)
-
-    def describe(self) -> dict[str, Any]:
-        """Say what runs, and how it is doing."""
-        started = self._history.started
-        if self._ended:
-            state = "left"
-        elif self._ladder is not None:
-            state = "stopping"
-        else:
-            state = "running" if started else "starting"
-        return {
-            "uid": self._spec.uid,
-            "about": dict(self._spec.about),
-            "state": state,
-            "reason": self._reason,
-            "guardian": [self._pid, self._start_time],
-            "leader": [started.pid, started.start_time] if started else None,
-            "started_at": started.at if started else None,
-            "hosted": not self._host_lost,
-            "host": self._host_identity,
-            "return_code": self._return_code,
-            "on_host_death": self._policy.on_host_death,
-        }
-
-    def request_stop(self, *, now: bool) -> None:
-        """Begin to end the task, as its host can."""
-        self._stop("cancelled", () if now else self._policy.rungs)
-
-    def logs(self) -> dict[str, int]:
-        """Return the descriptors of the logs."""
-        found = {"stdout": self._fds.stdout, "stderr": self._fds.stderr}
-        return {stream: log for stream, log in found.items() if log is not None}
-
-    def adopt(self, connection: socket.socket, host: int, who: Mapping[str, Any]) -> str | None:
-        """Take a new host for one that has died, and tell it everything from the beginning."""
-        if not self._host_lost:
-            return "its host lives"
-        # Its warden has nobody to give the pipes to, should we be killed.
-        pipes = {f"{capture.stream}_pipe": capture.share_pipe() for capture in self._captures}
-        others = {"bell": self._fds.bell, "spec": self._fds.spec}
-        others |= {name: pipe for name, pipe in pipes.items() if pipe is not None}
-        if problem := hand_over(connection, self.describe(), self.logs(), others):
-            return problem
-        os.dup2(host, self._fds.host, inheritable=False)
-        os.close(host)
-        self._control.close()
-        self._control = connection
-        self._out = Outbox(connection)
-        self._host_identity = who.get("host")
-        self._host_lost, self._adopted = False, True
-        for message in self._history.messages():
-            self._out.send(wire.encode(message))
-        return None
 
     # -- output --------------------------------------------------------------------------------
 
@@ -626,7 +588,7 @@ class Guardian(Climber):
         # After the last word there is none: bytes of leftovers go to the log only.
         if self._ended:
             return
-        self._history.add(message)
+        remember(self._told, message)
         if not self._host_lost:
             self._out.send(wire.encode(message))
 
@@ -637,14 +599,14 @@ class Guardian(Climber):
         poll = select.poll()
         poll.register(self._control, select.POLLOUT)
         poll.register(self._fds.host, select.POLLIN)
-        while self._out and not self._host_lost:
+        while self._out.queue and not self._host_lost:
             ready = dict(poll.poll())
             if self._fds.host in ready:
                 break
-            if not self._out.flush() and self._out:
+            if not self._out.flush() and self._out.queue:
                 # Writable for the kernel, yet too full for this packet.
                 select.select((), (), (), 0.01)
-        if self._rendezvous is not None:
-            self._rendezvous.close()
+        if (rendezvous := self._meeting()) is not None:
+            rendezvous.close()
         if self._fds.lock is not None:
             os.close(self._fds.lock)

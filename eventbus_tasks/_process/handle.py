@@ -23,9 +23,10 @@ from typing import Any, Final, cast
 
 import anyio
 
-from eventbus_tasks._process import wire
-from eventbus_tasks._process.descriptors import close_all
-from eventbus_tasks._process.ladder import KILL_WAIT
+from eventbus_tasks._process import launch, wire
+from eventbus_tasks._process.descriptors import PLACES, close_all
+from eventbus_tasks._process.ladder import Policy
+from eventbus_tasks._process.launch import LaunchRequest
 
 __all__ = ["GuardianLink", "WardenClient"]
 
@@ -404,6 +405,10 @@ class WardenClient:
         if self.lost:
             raise BrokenPipeError(errno.EPIPE, "the warden is gone")
         data = spec.encode()
+        try:
+            policy = Policy.from_dict(spec.policy)
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"not a termination policy: {error}") from error
         task = self._next_task
         streams = ("stdout",) if stderr_log is None else ("stdout", "stderr")
         given = {
@@ -421,20 +426,25 @@ class WardenClient:
             undo.callback(ours.close)
             with theirs:
                 ours.setblocking(False)
+                with contextlib.suppress(OSError):
+                    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
                 bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
                 undo.callback(os.close, bell)
                 memory = _memory_file(data)
                 try:
                     sent |= {"control": theirs.fileno(), "bell": bell, "spec": memory}
-                    request = wire.LaunchRequest(
+                    request = LaunchRequest(
                         task=task,
                         uid=spec.uid,
-                        timeout=spec.policy.get("timeout"),
+                        policy=policy,
+                        capture=spec.capture,
+                        pty_size=spec.pty_size,
+                        nofile=spec.nofile,
+                        rendezvous=spec.rendezvous,
                         pipes=streams if spec.capture == "pipe" else (),
-                        kill_wait=float(spec.policy.get("kill_wait", KILL_WAIT)),
-                        descriptors=tuple(sent),
+                        descriptors=[PLACES[name] for name in sent],
                     )
-                    self._send(wire.encode(request), list(sent.values()))
+                    self._send(launch.encode(request), list(sent.values()))
                 finally:
                     os.close(memory)
             undo.pop_all()

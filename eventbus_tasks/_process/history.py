@@ -7,42 +7,37 @@ from typing import Final
 
 from eventbus_tasks._process import wire
 
-__all__ = ["History"]
+__all__ = ["Told", "packets", "remember"]
 
 _MOST: Final = 1000
 """Messages that are kept; only a family that withstands many signals ever has more."""
 
+Told = list[wire.Message | bytes]
+"""The messages of one task in their order; some as the packets that they are."""
 
-class History:
-    """The messages of one task in their order, in little room.
+
+def remember(told: Told, message: wire.Message) -> None:
+    """Keep a message.
 
     Neighbouring messages about lost bytes become one: retention sends them for as long as the
     task writes.
     """
+    if isinstance(message, wire.Dropped):
+        for index in range(len(told) - 1, -1, -1):
+            known = told[index]
+            if isinstance(known, wire.Dropped) and (known.stream, known.why) == (
+                message.stream,
+                message.why,
+            ):
+                if known.end == message.start:
+                    told[index] = replace(known, end=message.end)
+                    return
+                break
+    elif isinstance(message, wire.SignalSent) and len(told) >= _MOST:
+        return
+    told.append(message)
 
-    def __init__(self) -> None:
-        """Begin with nothing."""
-        self.started: wire.Started | None = None
-        self._messages: list[wire.Message] = []
-        self._gaps: dict[tuple[str, str], int] = {}
 
-    def add(self, message: wire.Message) -> None:
-        """Keep a message."""
-        if isinstance(message, wire.Started):
-            self.started = message
-        elif isinstance(message, wire.Dropped):
-            key = (message.stream, message.why)
-            index = self._gaps.get(key)
-            known = None if index is None else self._messages[index]
-            if isinstance(known, wire.Dropped) and known.end == message.start:
-                assert index is not None
-                self._messages[index] = replace(known, end=message.end)
-                return
-            self._gaps[key] = len(self._messages)
-        elif isinstance(message, wire.SignalSent) and len(self._messages) >= _MOST:
-            return
-        self._messages.append(message)
-
-    def messages(self) -> tuple[wire.Message, ...]:
-        """Return what was told, in order."""
-        return tuple(self._messages)
+def packets(told: Told) -> list[bytes]:
+    """Return what was told, in order, to be told again."""
+    return [item if isinstance(item, bytes) else wire.encode(item) for item in told]

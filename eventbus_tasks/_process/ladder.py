@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 __all__ = ["KILL", "Ladder", "Policy", "Rung", "rungs_of"]
@@ -20,9 +20,9 @@ KILL_WAIT: Final = 5.0
 """Seconds after the first SIGKILL until those who are left are taken for unkillable."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Rung:
-    """One signal, whom it goes to, and how long it may take."""
+    """One signal, whom it goes to, and how long it may take; nobody changes it."""
 
     signal: int
     scope: str
@@ -32,9 +32,9 @@ class Rung:
 KILL: Final = Rung(int(signal.SIGKILL), "tree", KILL_EVERY)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True)
 class Policy:
-    """A termination policy as the guardian reads it; absent keys mean the defaults below."""
+    """A termination policy as the guardian reads it; nobody changes it."""
 
     rungs: tuple[Rung, ...] = (Rung(int(signal.SIGTERM), "tree", 5.0),)
     kill_wait: float = KILL_WAIT
@@ -49,17 +49,30 @@ class Policy:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Policy:
-        """Read a policy from its JSON form.
+        """Read a policy from its JSON form; absent keys mean the defaults above.
 
         Raises:
             TypeError: An unknown key.
             KeyError: A step without its parts.
         """
-        fields = dict(data)
-        steps = fields.pop("steps", None)
+        values = dict(data)
+        steps = values.pop("steps", None)
         if steps is not None:
-            fields["rungs"] = rungs_of(steps)
-        return cls(**fields)
+            values["rungs"] = rungs_of(steps)
+        return cls(**values)
+
+    def plain(self) -> tuple[Any, ...]:
+        """Return it as plain values, for `from_plain`."""
+        rungs = tuple((rung.signal, rung.scope, rung.grace) for rung in self.rungs)
+        return (rungs, *[getattr(self, field.name) for field in fields(self)[1:]])
+
+    @classmethod
+    def from_plain(cls, values: Sequence[Any]) -> Policy:
+        """Return the policy of which these are the plain values."""
+        rungs = []
+        for rung in values[0]:
+            rungs.append(Rung(*rung))  # noqa: PERF401 - no function that is made for each call
+        return cls(tuple(rungs), *values[1:])
 
 
 def rungs_of(steps: Iterable[Mapping[str, Any]]) -> tuple[Rung, ...]:

@@ -37,13 +37,14 @@ _PR_GET_CHILD_SUBREAPER = 37
 _CLONE_INTO_CGROUP = 0x200000000
 _CLONE3 = 435
 _CLONE3_MACHINES = ("x86_64", "aarch64", "riscv64")
-_ANY_DESCRIPTOR = 0xFFFFFFFF
+_ANY_DESCRIPTOR = 0x7FFFFFFF
 _FALLOC_FL_KEEP_SIZE = 1
 _FALLOC_FL_PUNCH_HOLE = 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_libc.prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
-_libc.prctl.restype = ctypes.c_int
+# Without types of its arguments, and not looked up for each call: a forked process copies every
+# page that it touches. Plain numbers and bytes are passed on as they are.
+_prctl = _libc.prctl
 _libc.inotify_init1.argtypes = [ctypes.c_int]
 _libc.inotify_init1.restype = ctypes.c_int
 _libc.inotify_add_watch.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32]
@@ -55,7 +56,6 @@ _fallocate.restype = ctypes.c_int
 
 _close_range = getattr(_libc, "close_range", None)
 if _close_range is not None:
-    _close_range.argtypes = [ctypes.c_uint, ctypes.c_uint, ctypes.c_int]
     _close_range.restype = ctypes.c_int
 
 # It keeps the GIL during a call: a process that is forked within one begins with it.
@@ -85,9 +85,13 @@ class _CloneArgs(ctypes.Structure):
 
 def _checked(result: int) -> int:
     if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+        raise _error()
     return result
+
+
+def _error() -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number))
 
 
 def set_child_subreaper() -> None:
@@ -96,7 +100,8 @@ def set_child_subreaper() -> None:
     Raises:
         OSError: The kernel refuses.
     """
-    _checked(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
+    if _prctl(_PR_SET_CHILD_SUBREAPER, 1) < 0:
+        raise _error()
 
 
 def is_child_subreaper() -> bool:
@@ -106,7 +111,7 @@ def is_child_subreaper() -> bool:
         OSError: The kernel does not know the question, nor then the answer.
     """
     answer = ctypes.c_int()
-    _checked(_libc.prctl(_PR_GET_CHILD_SUBREAPER, ctypes.addressof(answer), 0, 0, 0))
+    _checked(_prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(answer)))
     return bool(answer.value)
 
 
@@ -116,13 +121,13 @@ def set_parent_death_signal(number: int) -> None:
     Raises:
         OSError: The kernel refuses.
     """
-    _checked(_libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0))
+    if _prctl(_PR_SET_PDEATHSIG, number) < 0:
+        raise _error()
 
 
 def set_process_name(name: bytes) -> None:
     """Set the name that ``ps`` and ``top`` show (15 bytes); cosmetic, so it never fails."""
-    buffer = ctypes.create_string_buffer(name[:15])
-    _libc.prctl(_PR_SET_NAME, ctypes.addressof(buffer), 0, 0, 0)
+    _prctl(_PR_SET_NAME, name)
 
 
 def close_from(first: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import _socket
+import array
 import errno
 import socket
 from collections import deque
@@ -16,16 +18,16 @@ _LATER = frozenset((errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREF
 
 
 class Outbox:
-    """A packet socket with a queue for what it does not take at once; true while one waits."""
+    """A packet socket with a queue for what it does not take at once.
 
-    def __init__(self, connection: socket.socket) -> None:
+    Attributes:
+        queue: What waits: packets, and the descriptors that travel with them.
+    """
+
+    def __init__(self, connection: _socket.socket) -> None:
         """Send over a connected, non-blocking packet socket."""
         self._connection = connection
-        self._queue: deque[tuple[bytes, Sequence[int]]] = deque()
-
-    def __bool__(self) -> bool:
-        """Whether packets wait to be sent."""
-        return bool(self._queue)
+        self.queue: deque[tuple[bytes, Sequence[int]]] = deque()
 
     def send(self, packet: bytes, descriptors: Sequence[int] = ()) -> None:
         """Send a packet, after all that wait already.
@@ -34,7 +36,14 @@ class Outbox:
             packet: The packet.
             descriptors: Travel with it, and are closed here.
         """
-        self._queue.append((packet, descriptors))
+        if not self.queue and not descriptors:
+            try:
+                self._connection.send(packet)
+            except OSError:
+                pass  # `flush` meets it, too
+            else:
+                return
+        self.queue.append((packet, descriptors))
         self.flush()
 
     def flush(self) -> bool:
@@ -43,11 +52,13 @@ class Outbox:
         When the reader has gone the queue is dropped: its end shows on the reading side.
         """
         moved = False
-        while self._queue:
-            packet, descriptors = self._queue[0]
+        while self.queue:
+            packet, descriptors = self.queue[0]
             try:
                 if descriptors:
-                    socket.send_fds(self._connection, [packet], descriptors)
+                    rights = array.array("i", descriptors)
+                    travelling = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)]
+                    self._connection.sendmsg([packet], travelling)
                 else:
                     self._connection.send(packet)
             except OSError as error:
@@ -62,8 +73,8 @@ class Outbox:
 
     def discard(self) -> None:
         """Forget what waits."""
-        while self._queue:
+        while self.queue:
             self._forget()
 
     def _forget(self) -> None:
-        close_all(self._queue.popleft()[1])
+        close_all(self.queue.popleft()[1])

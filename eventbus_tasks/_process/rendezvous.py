@@ -49,8 +49,7 @@ class Rendezvous:
 
     def __init__(self, listener: int, path: str, owner: Owner) -> None:
         """Take over the listening socket, which has the name `path`."""
-        self._listener = socket.socket(fileno=listener)
-        self._listener.setblocking(False)
+        self._listener = listener
         self._path = path
         self._owner = owner
         self._visitors: dict[int, socket.socket] = {}
@@ -58,26 +57,31 @@ class Rendezvous:
 
     def numbers(self) -> list[int]:
         """Return every descriptor that may have something to read."""
-        return [self._listener.fileno(), *self._visitors]
+        return [self._listener, *self._visitors]
 
     def serve(self, descriptor: int) -> None:
         """Deal with what has come by one descriptor."""
-        if descriptor == self._listener.fileno():
+        if descriptor == self._listener:
             self._accept()
         elif descriptor in self._visitors:
             self._receive(descriptor, self._visitors[descriptor])
 
     def _accept(self) -> None:
-        while True:
-            try:
-                visitor, _ = self._listener.accept()
-            except OSError:
-                return  # nobody more, or no descriptors left: they may come again
-            visitor.setblocking(False)
-            if not (_is_welcome(visitor) and self._make_room()):
-                visitor.close()
-                continue
-            self._visitors[visitor.fileno()] = visitor
+        # An object for each call: most tasks get no visit, and need none.
+        listener = socket.socket(fileno=self._listener)
+        listener.setblocking(False)
+        try:
+            while True:
+                visitor, _ = listener.accept()
+                visitor.setblocking(False)
+                if _is_welcome(visitor) and self._make_room():
+                    self._visitors[visitor.fileno()] = visitor
+                else:
+                    visitor.close()
+        except OSError:
+            return  # nobody more, or no descriptors left: they may come again
+        finally:
+            listener.detach()
 
     def _make_room(self) -> bool:
         if len(self._visitors) < _MAX_VISITORS:
@@ -169,7 +173,7 @@ class Rendezvous:
         """Take the name away: nobody shall come any more. Visitors see the end with ours."""
         with contextlib.suppress(OSError):
             os.unlink(self._path)
-        self._listener.close()
+        os.close(self._listener)
 
 
 def hand_over(

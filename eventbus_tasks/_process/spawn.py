@@ -13,38 +13,37 @@ import os
 import resource
 import signal
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 from eventbus_tasks._process import linux
+from eventbus_tasks._process.dispositions import (
+    DEFAULT,
+    HANDLED,
+    block_handled,
+    set_action,
+    unblock_all,
+)
 from eventbus_tasks._process.pty import take_terminal
 
 __all__ = [
-    "HANDLED",
-    "IGNORED",
     "LeaderPlan",
     "find_programs",
+    "fork",
     "parse_failure",
-    "reset_signals",
     "start_leader",
 ]
 
-IGNORED: Final = (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ)
-"""What wardens and guardians ignore; the rest of the world sends it to others."""
-
-HANDLED: Final = (*IGNORED, signal.SIGCHLD, signal.SIGTERM)
-"""Every signal that is not at its default in a guardian."""
-
 _ERROR_FD: Final = 3
+
+fork: Callable[[], int] = os.fork
+"""How a leader is made; a rehearsal replaces it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaderPlan:
-    """Everything the child needs, prepared before the fork.
-
-    `cgroup` is a descriptor of the control group in which it begins, or ``None`` for ours.
-    """
+    """Everything the child needs."""
 
     argv: list[bytes]
     cwd: bytes
@@ -55,7 +54,6 @@ class LeaderPlan:
     stdout: int
     stderr: int
     terminal: bool = False  # descriptor 0 becomes the controlling terminal
-    cgroup: int | None = None
 
 
 class _Failure(Exception):
@@ -69,18 +67,16 @@ class _Failure(Exception):
         }
 
 
-def reset_signals() -> None:
-    """Set every signal back to its default action."""
-    for number in signal.valid_signals():
-        if number not in (signal.SIGKILL, signal.SIGSTOP):
-            signal.signal(number, signal.SIG_DFL)
-
-
-def start_leader(plan: LeaderPlan) -> tuple[int, int]:
+def start_leader(plan: Callable[[], LeaderPlan], cgroup: int | None = None) -> tuple[int, int]:
     """Fork the leader and return its number and the pipe that tells how it went.
 
     The pipe ends without data when the program was executed, or when the child was killed
     before that; `family.Process.executed` tells the two apart.
+
+    Args:
+        plan: Says what to do. It is called in the child: what that touches it has to copy, but its
+            copies go when it executes the program, and ours would stay.
+        cgroup: Descriptor of the control group in which it begins, or ``None`` for ours.
 
     Raises:
         OSError: No process or no pipe to be had.
@@ -89,9 +85,9 @@ def start_leader(plan: LeaderPlan) -> tuple[int, int]:
     guardian = os.getpid()
     # Blocked, so that a stop which comes before the dispositions are reset stays pending
     # instead of vanishing in a handler inherited from us.
-    signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
+    block_handled()
     try:
-        pid = _fork(plan.cgroup)
+        pid = fork() if cgroup is None else _fork_into(cgroup)
         if not pid:
             _run_child(plan, error_fd, guardian)
     except BaseException:
@@ -99,17 +95,16 @@ def start_leader(plan: LeaderPlan) -> tuple[int, int]:
         raise
     finally:
         os.close(error_fd)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        unblock_all()
     os.set_blocking(report, False)
     return pid, report
 
 
-def _fork(cgroup: int | None) -> int:
-    if cgroup is not None:
-        # Where it is refused, by a filter of system calls for one, there is still the tree.
-        with contextlib.suppress(OSError):
-            return linux.fork_into(cgroup)
-    return os.fork()
+def _fork_into(cgroup: int) -> int:
+    # Where it is refused, by a filter of system calls for one, there is still the tree.
+    with contextlib.suppress(OSError):
+        return linux.fork_into(cgroup)
+    return fork()
 
 
 def parse_failure(data: bytes) -> dict[str, Any]:
@@ -122,12 +117,13 @@ def parse_failure(data: bytes) -> dict[str, Any]:
         return {"stage": "setup", "errno": errno.EIO, "path": "", "message": message}
 
 
-def _run_child(plan: LeaderPlan, error_fd: int, guardian: int) -> NoReturn:
+def _run_child(make_plan: Callable[[], LeaderPlan], error_fd: int, guardian: int) -> NoReturn:
     try:
         os.setsid()
         linux.set_parent_death_signal(signal.SIGKILL)
         if os.getppid() != guardian:
             os._exit(126)  # it died before the line above
+        plan = make_plan()
         _place_descriptors(plan, error_fd)
         error_fd = _ERROR_FD
         if plan.terminal:
@@ -167,8 +163,8 @@ def _settle(plan: LeaderPlan) -> None:
         message = f"cannot work in {os.fsdecode(plan.cwd)!r}: {os.strerror(number)}"
         raise _Failure("cwd", number, plan.cwd, message) from None
     for number in HANDLED:
-        signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        set_action(number, DEFAULT)
+    unblock_all()
 
 
 def find_programs(name: bytes, env: Mapping[bytes, bytes]) -> list[bytes]:

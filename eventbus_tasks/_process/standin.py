@@ -50,7 +50,11 @@ class _Watch:
 
 
 class StandIn:
-    """Looks after the guardians that have something to do, and does it where they cannot."""
+    """Looks after the guardians that have something to do, and does it where they cannot.
+
+    Attributes:
+        next_look: When to call `look`, ``inf`` for never; that may turn out to be too early.
+    """
 
     def __init__(
         self, tell: Callable[[int, wire.Message], None], kill_group: Callable[[int], object]
@@ -64,14 +68,14 @@ class StandIn:
         self._tell = tell
         self._kill_group = kill_group
         self._watches: dict[int, _Watch] = {}
-        self._next = math.inf  # nobody's time comes earlier
+        self.next_look = math.inf
 
     def watch(self, guardian: int, task: int, slot: Slot, *, due: float) -> None:
         """Look after a guardian that has something to do at `due`."""
         if (watch := self._watches.get(guardian)) is None:
             watch = self._watches[guardian] = _Watch(task, slot)
         watch.look_at = min(watch.look_at, due + PATIENCE)
-        self._next = min(self._next, watch.look_at)
+        self.next_look = min(self.next_look, watch.look_at)
 
     def stop(
         self, guardian: int, task: int, slot: Slot, reason: str, rungs: tuple[Rung, ...] | None
@@ -91,19 +95,15 @@ class StandIn:
         """A guardian has ended."""
         self._watches.pop(guardian, None)
 
-    def next_look(self) -> float | None:
-        """Return when to call `look`, if ever; that may turn out to be too early."""
-        return None if self._next == math.inf else self._next
-
     def look(self) -> None:
         """Look at everybody whose time has come."""
         now = time.monotonic()
-        if now < self._next:
+        if now < self.next_look:
             return
         for guardian, watch in self._watches.items():
             if watch.look_at <= now:
                 self._look(guardian, watch, now)
-        self._next = min((watch.look_at for watch in self._watches.values()), default=math.inf)
+        self.next_look = min((watch.look_at for watch in self._watches.values()), default=math.inf)
 
     def _look(self, guardian: int, watch: _Watch, now: float) -> None:
         rung = None

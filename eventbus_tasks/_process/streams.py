@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from typing import Final
 
-from eventbus_tasks._process import wire
 from eventbus_tasks._process.capture import Capture, Entrust, FileCapture, Gap, PipeCapture
 from eventbus_tasks._process.descriptors import Descriptors
-from eventbus_tasks._process.ladder import Policy
+from eventbus_tasks._process.launch import LaunchRequest
 from eventbus_tasks._process.pty import Pty, open_pty
 
 __all__ = ["Streams", "open_streams"]
 
 
-@dataclass(slots=True, kw_only=True)
+_WITHOUT_TERMINAL: Final = ("pipe", "file")
+
+
 class Streams:
     """What is open for the streams of one program.
 
@@ -26,11 +27,15 @@ class Streams:
         ends: What is to be closed here as soon as the program has it.
     """
 
-    stdin: int
-    outputs: list[int] = field(default_factory=list)
-    captures: list[Capture] = field(default_factory=list)
-    pty: Pty | None = None
-    ends: list[int] = field(default_factory=list)
+    __slots__ = ("captures", "ends", "outputs", "pty", "stdin")
+
+    def __init__(self, stdin: int, ends: list[int], pty: Pty | None = None) -> None:
+        """Begin without outputs."""
+        self.stdin = stdin
+        self.outputs: list[int] = []
+        self.captures: list[Capture] = []
+        self.pty = pty
+        self.ends = ends
 
     def close_ends(self) -> None:
         """Close what is the program's alone."""
@@ -39,42 +44,43 @@ class Streams:
         self.ends = []
 
 
-def open_streams(
-    spec: wire.LaunchSpec, fds: Descriptors, policy: Policy, gap: Gap, entrust: Entrust
-) -> Streams:
+def open_streams(request: LaunchRequest, fds: Descriptors, gap: Gap, entrust: Entrust) -> Streams:
     """Open what a program writes to, and begin to capture it.
 
     Args:
-        spec: What is to be run.
+        request: Says how it is captured, and how much of it is kept.
         fds: The logs, the bell, and where input comes from.
-        policy: Says how much of the output is kept.
         gap: Told about bytes that are not.
         entrust: Gives the warden a copy of where output is read.
 
     Raises:
         OSError: There are no descriptors or terminals left. What is open already stays open.
     """
-    keep = policy.max_output if policy.keep == "tail" else None
-    if spec.capture == "pty":
-        ends = open_pty(*spec.pty_size)
+    policy = request.policy
+    keep = policy.max_output
+    if keep is not None and policy.keep != "tail":
+        keep = None
+    if request.capture not in _WITHOUT_TERMINAL:
+        ends = open_pty(*request.pty_size)
         entrust("stdout", ends[0])
         pty = Pty("stdout", ends, fds.stdin, fds.stdout, fds.bell, gap, keep=keep)
-        return Streams(stdin=ends[1], outputs=[ends[1]], captures=[pty], pty=pty)
-    streams = Streams(stdin=fds.stdin, ends=[fds.stdin])
+        streams = Streams(ends[1], [], pty)
+        streams.outputs.append(ends[1])
+        streams.captures.append(pty)
+        return streams
+    streams = Streams(fds.stdin, [fds.stdin])
     logs = [("stdout", fds.stdout)]
     if fds.stderr is not None:
         logs.append(("stderr", fds.stderr))
     for stream, log in logs:
-        if spec.capture == "file":
+        if request.capture == "pipe":
+            pipe, end = fds.take_pipe(stream)
+            streams.captures.append(PipeCapture(stream, pipe, log, fds.bell, gap, keep, entrust))
+        else:
             # A description of its own, because the host's must not append; the path of the
             # descriptor works for files without a name, too.
             end = os.open(f"/proc/self/fd/{log}", os.O_WRONLY | os.O_APPEND)
-            streams.captures.append(FileCapture(stream, log, fds.bell, gap, keep=keep))
-        else:
-            pipe, end = fds.take_pipe(stream)
-            streams.captures.append(
-                PipeCapture(stream, pipe, log, fds.bell, gap, keep=keep, entrust=entrust)
-            )
+            streams.captures.append(FileCapture(stream, log, fds.bell, gap, keep))
         streams.outputs.append(end)
         streams.ends.append(end)
     return streams

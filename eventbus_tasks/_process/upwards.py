@@ -18,7 +18,8 @@ class WardenLink:
 
     def __init__(self, descriptor: int) -> None:
         """Take over the descriptor."""
-        self._socket = socket.socket(fileno=descriptor)
+        self._descriptor = descriptor
+        self._socket: socket.socket | None = None
 
     def entrust(self, stream: str, pipe: int) -> bool:
         """Give the warden a copy of a pipe in which bytes of a stream may be.
@@ -37,6 +38,9 @@ class WardenLink:
         return self._send("", [])
 
     def _send(self, stream: str, descriptors: Sequence[int]) -> bool:
+        if self._socket is None:
+            # Most guardians never say anything, and need no object for that.
+            self._socket = socket.socket(fileno=self._descriptor)
         packet = json.dumps([os.getpid(), stream]).encode()
         try:
             socket.send_fds(self._socket, [packet], descriptors)

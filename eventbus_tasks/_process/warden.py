@@ -21,14 +21,28 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
-from eventbus_tasks._process import linux, wire
+from eventbus_tasks._process import launch, linux, wire
 from eventbus_tasks._process.board import Board, Slot
 from eventbus_tasks._process.cgroup import CgroupError, TaskCgroup, find_base
-from eventbus_tasks._process.descriptors import Descriptors, close_all, unlock_all
+from eventbus_tasks._process.descriptors import (
+    PLACES,
+    Descriptors,
+    be_a_guardian,
+    close_all,
+    unlock_all,
+)
+from eventbus_tasks._process.dispositions import (
+    IGNORE,
+    IGNORED,
+    block_handled,
+    reset_signals,
+    set_action,
+    unblock_all,
+    wake_up,
+)
 from eventbus_tasks._process.family import (
     Process,
     descendants,
@@ -37,9 +51,10 @@ from eventbus_tasks._process.family import (
 )
 from eventbus_tasks._process.guardian import Guardian
 from eventbus_tasks._process.ladder import Rung, rungs_of
+from eventbus_tasks._process.launch import LaunchRequest
 from eventbus_tasks._process.orphans import Ownership
 from eventbus_tasks._process.outbox import Outbox
-from eventbus_tasks._process.spawn import IGNORED, reset_signals
+from eventbus_tasks._process.rehearsal import rehearse
 from eventbus_tasks._process.standin import StandIn
 from eventbus_tasks._process.upwards import receive
 from eventbus_tasks._process.waiting import poll_time
@@ -54,6 +69,9 @@ SWEEP_LATER: Final = 1.0
 
 GUARDIAN_FAILED: Final = 70
 """Exit code of a guardian that met an error of its own."""
+
+_RIGHTS: Final = socket.CMSG_LEN(16 * 4)
+_CLOEXEC: Final = int(socket.MSG_CMSG_CLOEXEC)
 
 _SETTLE: Final = 1000
 """Milliseconds that a new guardian gets to close what belongs to others."""
@@ -71,9 +89,9 @@ class _Charge:
     uid: str
     kill_wait: float
     held: list[int]
-    slot: Slot | None = None
+    slot: Slot | None
     """What is shared with the guardian."""
-    pipes: list[tuple[str, int]] = field(default_factory=list)
+    pipes: list[tuple[str, int]]
     """Where its output is read, for what is left in there when the guardian is killed."""
     cgroup: TaskCgroup | None = None
     report_at: float | None = None
@@ -111,8 +129,9 @@ class Warden:
         self._cgroups: str | None = None
         with contextlib.suppress(CgroupError):
             self._cgroups = find_base(cgroup)
-        self._closing = False
+        self._room = memoryview(bytearray(launch.MOST))
         self._connected = True
+        self._childs_end = True  # some may have come to theirs
         self._host_alive = True
         self._soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         with contextlib.suppress(OSError, ValueError):
@@ -120,12 +139,15 @@ class Warden:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         reset_signals()
         for number in IGNORED:
-            signal.signal(number, signal.SIG_IGN)
+            set_action(number, IGNORE)
+        self._closing = rehearse(self._board, host)
         self._wake, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.signal(signal.SIGTERM, self._on_terminate)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        set_action(signal.SIGCHLD, wake_up)
+        # Kept, so that guardians do not have to throw it away when they set their own.
+        self._terminator = self._on_terminate
+        set_action(signal.SIGTERM, self._terminator)
+        unblock_all()
         linux.set_child_subreaper()
         linux.set_process_name(b"ebt-warden")
 
@@ -137,8 +159,11 @@ class Warden:
         self._out.send(wire.encode(wire.Ready(pid=os.getpid())))
         while not self._closing or self._guardians or self._sweeping:
             self._wait()
-            self._reap()
-            self._stand_in.look()
+            if self._childs_end:
+                self._childs_end = False
+                self._reap()
+            if self._stand_in.next_look < math.inf:
+                self._stand_in.look()
             if self._sweeping:
                 self._sweep()
 
@@ -156,9 +181,11 @@ class Warden:
         if self._host_alive:
             poll.register(self._host, select.POLLIN)
         if self._connected:
-            poll.register(self._socket, select.POLLIN | (select.POLLOUT if self._out else 0))
-        for descriptor, _ in poll.poll(self._patience()):
+            poll.register(self._socket, select.POLLIN | (select.POLLOUT if self._out.queue else 0))
+        idle = not self._sweeping and self._stand_in.next_look == math.inf
+        for descriptor, _ in poll.poll(None if idle else self._patience()):
             if descriptor == self._wake:
+                self._childs_end = True
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._wake, 4096)
             elif descriptor == self._host:
@@ -178,9 +205,8 @@ class Warden:
     def _patience(self) -> int | None:
         """Return the milliseconds until there is something to do anyway."""
         pauses = [self._pause] if self._sweeping else []
-        if (when := self._stand_in.next_look()) is not None:
-            pauses.append(max(0.0, when - time.monotonic()))
-        return poll_time(min(pauses, default=math.inf))
+        pauses.append(max(0.0, self._stand_in.next_look - time.monotonic()))
+        return poll_time(min(pauses))
 
     def _disconnect(self) -> None:
         self._closing = True
@@ -194,31 +220,33 @@ class Warden:
             Whether it was so small that another may be taken at once.
         """
         try:
-            data, descriptors, _, _ = socket.recv_fds(
-                self._socket, 65536, 16, socket.MSG_CMSG_CLOEXEC
-            )
+            size, travelling, _, _ = self._socket.recvmsg_into([self._room], _RIGHTS, _CLOEXEC)
+            data = bytes(self._room[:size])
         except (BlockingIOError, ConnectionResetError):
             return False  # a reset is said once, before what is still there to be read
         except OSError:
-            data, descriptors = b"", []
+            data, travelling = b"", []
         if not data:
             self._disconnect()
             return False
-        request: Any = None
+        numbers: Sequence[int] = ()
+        for _, _, content in travelling:
+            numbers = memoryview(content)[: len(content) // 4 * 4].cast("i")
         try:
-            request = wire.decode(data)
-            if isinstance(request, wire.StopAsked):
-                self._watch_stop(request)
+            if data.startswith(b"{"):
+                self._watch_stop(wire.decode(data))
                 return True
-            self._launch(request, dict(zip(request.descriptors, descriptors, strict=True)))
-        except (wire.WireError, ValueError, AttributeError, TypeError, OSError):
-            # Descriptors got lost on the way, because a limit was reached.
-            for descriptor in descriptors:
-                with contextlib.suppress(OSError):
-                    os.close(descriptor)
-            if isinstance(request, wire.LaunchRequest):
-                self._tell(request.task, wire.GuardianLost(code=None, at=time.time()))
-                self._tell(request.task, wire.Released(at=time.time()))
+            request = launch.decode(data)
+        except (ValueError, EOFError, TypeError):
+            close_all(numbers)  # not one of ours
+            return False
+        if len(numbers) == len(request.descriptors):
+            self._launch(request, numbers)
+        else:
+            # They got lost on the way, because a limit was reached.
+            close_all(numbers)
+            self._tell(request.task, wire.GuardianLost(code=None, at=time.time()))
+            self._tell(request.task, wire.Released(at=time.time()))
         return False
 
     def _hear_guardian(self) -> bool:
@@ -255,10 +283,15 @@ class Warden:
                 rungs = None if asked.steps is None else rungs_of(asked.steps)
             self._stand_in.stop(pid, asked.task, charge.slot, asked.reason, rungs)
 
-    def _launch(self, request: wire.LaunchRequest, given: dict[str, int]) -> None:
-        descriptors = Descriptors(host=self._host, **given)
+    def _launch(self, request: LaunchRequest, given: Sequence[int]) -> None:
+        places: list[Any] = [None] * len(PLACES)
+        for place, number in zip(request.descriptors, given, strict=True):
+            places[place] = number
+        descriptors = Descriptors(*places)
+        descriptors.host = self._host
+        policy = request.policy
         try:
-            pipes = _make_pipes(request.pipes, descriptors)
+            pipes, ends = _make_pipes(request.pipes, descriptors)
             descriptors.warden = os.dup(self._to_warden.fileno())
             settled, settle = os.pipe2(os.O_CLOEXEC)
         except OSError as error:
@@ -266,18 +299,27 @@ class Warden:
             return
         slot = self._board.take()
         descriptors.board = self._board.descriptor
-        held = [fd for fd in (descriptors.lock, descriptors.end_record) if fd is not None]
+        held: list[int] = []
+        if descriptors.lock is not None:
+            held.append(descriptors.lock)
+        if descriptors.end_record is not None:
+            held.append(descriptors.end_record)
         group = None if self._cgroups is None else TaskCgroup.of(self._cgroups, request.uid)
-        charge = _Charge(request.task, request.uid, request.kill_wait, held, slot, pipes, group)
+        charge = _Charge(request.task, request.uid, policy.kill_wait, held, slot, pipes, group)
+        kept = [0, 1, 2, self._host, descriptors.board, descriptors.warden, *given, *ends]
+        for _, pipe in pipes:
+            kept.append(pipe)
+        kept.sort()
+        nofile = self._soft if request.nofile is None else request.nofile
         # Blocked, so that no handler of ours ever runs in the child, and that a SIGTERM either has
         # come, or finds the new guardian among all others.
-        signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
+        block_handled()
         try:
             if self._closing:
                 raise OSError(errno.ESHUTDOWN, "stopping")
             pid = os.fork()
             if not pid:
-                _run_guardian(descriptors, self._soft, self._cgroups, slot)
+                _run_guardian(kept, descriptors, request, nofile, self._cgroups, slot)
             self._guardians[pid] = charge
         except OSError as error:
             os.close(settled)
@@ -287,7 +329,7 @@ class Warden:
             self._refuse(request.task, descriptors, error)
             return
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+            unblock_all()
         os.close(settle)
         # Until then the new guardian holds copies of what belongs to others: of their locks too,
         # which only a warden can release for everybody.
@@ -296,9 +338,13 @@ class Warden:
         poll.poll(_SETTLE)
         os.close(settled)
         self._pids[request.task] = pid
-        if slot is not None and request.timeout is not None:
-            self._stand_in.watch(pid, request.task, slot, due=time.monotonic() + request.timeout)
-        self._close(descriptors, but=[*held, *(pipe for _, pipe in pipes)])
+        if slot is not None and policy.timeout is not None:
+            self._stand_in.watch(pid, request.task, slot, due=time.monotonic() + policy.timeout)
+        close_all(ends)
+        os.close(descriptors.warden)
+        for number in given:
+            if number not in held:
+                os.close(number)
 
     def _refuse(self, task: int, descriptors: Descriptors, error: OSError) -> None:
         """Answer in place of a guardian that could not be made."""
@@ -311,13 +357,8 @@ class Warden:
         )
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptors.control)) as s:
             s.send(wire.encode(message))
-        self._close(descriptors)
+        close_all(descriptors.numbers(but=(self._host, self._board.descriptor)))
         self._tell(task, wire.Released(at=time.time()))
-
-    def _close(self, descriptors: Descriptors, but: Sequence[int] = ()) -> None:
-        for number in descriptors.numbers():
-            if number not in (*but, self._host, self._board.descriptor):
-                os.close(number)
 
     def _reap(self) -> None:
         """Reap guardians and orphans; nobody is kept as a zombie here, so any child will do."""
@@ -417,33 +458,41 @@ class Warden:
             close_all(pipes)
 
 
-def _make_pipes(streams: Sequence[str], descriptors: Descriptors) -> list[tuple[str, int]]:
-    """Make the pipes of a task, and return those ends that are ours as well.
+def _make_pipes(
+    streams: Sequence[str], descriptors: Descriptors
+) -> tuple[list[tuple[str, int]], list[int]]:
+    """Make the pipes of a task, and return those ends that are ours as well, and the others.
 
     Raises:
         OSError: There are no descriptors left.
     """
     pipes: list[tuple[str, int]] = []
+    ends: list[int] = []
     for stream in streams:
         pipe, end = os.pipe2(os.O_CLOEXEC)
         descriptors.give_pipe(stream, pipe, end)
         pipes.append((stream, pipe))
-    return pipes
+        ends.append(end)
+    return pipes, ends
 
 
 def _run_guardian(
-    descriptors: Descriptors, nofile: int, cgroups: str | None, slot: Slot | None
+    kept: Sequence[int],
+    descriptors: Descriptors,
+    request: LaunchRequest,
+    nofile: int,
+    cgroups: str | None,
+    slot: Slot | None,
 ) -> NoReturn:
-    """Be a guardian, in the forked child; never returns into the warden's loop."""
+    """Be a guardian, in the forked child; never returns into the warden's loop.
+
+    A child copies each page that it writes to, and Python writes to whatever it looks at. So the
+    warden has prepared what can be prepared.
+    """
     code = GUARDIAN_FAILED
     try:
-        signal.set_wakeup_fd(-1)
-        linux.set_process_name(b"ebt-guardian")
-        keep = sorted({0, 1, 2, *descriptors.numbers()})
-        linux.close_from(keep[-1] + 1)
-        for low, high in pairwise(keep):
-            os.closerange(low + 1, high)
-        Guardian(descriptors, nofile=nofile, cgroups=cgroups, slot=slot).run()
+        be_a_guardian(kept)
+        Guardian(descriptors, request, nofile, cgroups, slot).run()
         code = 0
     finally:
         os._exit(code)

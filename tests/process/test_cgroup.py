@@ -169,19 +169,17 @@ def test_start_into_a_group_that_is_gone(cgroup_base: Path) -> None:
     os.rmdir(group.path)
     null = os.open(os.devnull, os.O_RDWR)
     try:
-        pid, report = start_leader(
-            LeaderPlan(
-                argv=[b"true"],
-                cwd=b"/",
-                env={b"PATH": b"/bin:/usr/bin"},
-                umask=0o22,
-                nofile=1024,
-                stdin=null,
-                stdout=null,
-                stderr=null,
-                cgroup=group.fd,
-            )
+        plan = LeaderPlan(
+            argv=[b"true"],
+            cwd=b"/",
+            env={b"PATH": b"/bin:/usr/bin"},
+            umask=0o22,
+            nofile=1024,
+            stdin=null,
+            stdout=null,
+            stderr=null,
         )
+        pid, report = start_leader(lambda: plan, group.fd)
         assert os.waitpid(pid, 0)[1] == 0
         os.close(report)
     finally:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import errno
 import math
 import os
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventbus_tasks._process import family, lock, wire
+from eventbus_tasks._process import family, launch, lock, wire
 from eventbus_tasks._process.ladder import KILL, Ladder, Policy, Rung
+from eventbus_tasks._process.launch import LaunchRequest
 from eventbus_tasks._process.lock import Busy, ProjectLock
 from eventbus_tasks._process.signalling import send_rung
 from eventbus_tasks._process.waiting import LONGEST, poll_time
+from eventbus_tasks.policies import Step, TerminationPolicy
 
 from .conftest import GUARD, alive, identity, wait_until
 
@@ -158,6 +162,85 @@ def test_messages_survive_the_journey(message: wire.Message, task: int) -> None:
     assert wire.decode_routed(wire.encode_routed(task, message)) == (task, message)
 
 
+@given(st.integers(), st.integers(), text, st.floats(allow_nan=False, allow_infinity=False))
+def test_the_short_way_says_the_same(pid: int, start_time: int, path: str, at: float) -> None:
+    """What is heard of a start does not depend on the way in which it was encoded."""
+    message = wire.Started(pid=pid, start_time=start_time, executable=path, at=at)
+    packet = wire.encode_started(pid, start_time, path, at)
+    assert wire.decode(packet) == wire.decode(wire.encode(message)) == message
+
+
+def test_paths_that_are_no_text() -> None:
+    """The path of a program survives with any bytes in it."""
+    path = os.fsdecode(b'/tmp/\xff"\\\n')
+    assert wire.decode(wire.encode_started(1, 2, path, 0.5)).executable == path
+
+
+rungs = st.builds(Rung, st.integers(1, 64), text, st.floats(0, 1e6))
+policies = st.builds(
+    Policy,
+    rungs=st.lists(rungs, max_size=5).map(tuple),
+    kill_wait=st.floats(0, 1e6),
+    on_host_death=st.sampled_from(["kill", "detach"]),
+    timeout=st.none() | st.floats(0, 1e6),
+    max_output=st.none() | st.integers(0),
+)
+requests = st.builds(
+    LaunchRequest,
+    task=st.integers(0, 2**40),
+    uid=text,
+    policy=policies,
+    capture=st.sampled_from(["pipe", "file", "pty"]),
+    pty_size=st.tuples(st.integers(1, 500), st.integers(1, 500)),
+    nofile=st.none() | st.integers(1, 2**20),
+    rendezvous=st.none() | text,
+    pipes=st.sampled_from([(), ("stdout",), ("stdout", "stderr")]),
+    descriptors=st.lists(st.integers(0, 20)).map(tuple),
+)
+
+
+@given(requests)
+def test_requests_survive_the_journey(request: LaunchRequest) -> None:
+    """A warden reads the request that its host has written."""
+    assert launch.decode(launch.encode(request)) == request
+
+
+def test_members_of_enumerations_travel_as_what_they_are() -> None:
+    """What is a text or a number for everybody else is one for the warden, too."""
+
+    class Word(enum.StrEnum):
+        PIPE = "pipe"
+        KILL = "kill"
+
+    policy = Policy(
+        rungs=(Rung(signal.SIGINT, Word.KILL, 1),), on_host_death=Word.KILL, max_output=True
+    )
+    request = LaunchRequest(1, Word.KILL, policy, Word.PIPE, (80, 24), None, None, [Word.PIPE], [])
+    there = launch.decode(launch.encode(request))
+    assert there.policy == policy
+    kinds = [there.uid, there.capture, there.policy.on_host_death, there.policy.rungs[0].scope]
+    assert [type(value) for value in kinds] == [str] * 4
+    assert type(there.policy.rungs[0].signal) is int
+
+
+def test_largest_policy_fits() -> None:
+    """A policy with as many steps as are allowed is carried out; one more is refused."""
+    most = TerminationPolicy(steps=(Step(signal=15, grace=0.1 + 0.2),) * 1000)
+    policy = Policy.from_dict(most.to_dict())
+    request = LaunchRequest(1, "u" * 100, policy, "pipe", (80, 24), None, "/" * 200, [], [])
+    assert launch.decode(launch.encode(request)).policy == policy
+    with pytest.raises(ValueError, match="1000 steps at most, not 1001"):
+        most.with_changes(steps=(*most.steps, Step(signal=9)))
+
+
+@given(requests, st.data())
+def test_half_a_request(request: LaunchRequest, data: st.DataObject) -> None:
+    """A request that is cut off is an error of a kind that the warden expects."""
+    packet = launch.encode(request)
+    with pytest.raises((ValueError, EOFError, TypeError)):
+        launch.decode(packet[: data.draw(st.integers(0, len(packet) - 1))])
+
+
 @given(st.binary())
 def test_garbage_is_a_wire_error(data: bytes) -> None:
     """No packet, however broken, raises anything else."""
@@ -211,8 +294,6 @@ def test_ladder_does_not_wait_for_a_leader_that_has_gone() -> None:
 
 def test_policy_defaults_are_those_of_the_public_policy() -> None:
     """The guardian's idea of an absent key is the public default."""
-    from eventbus_tasks.policies import TerminationPolicy
-
     assert Policy.from_dict(TerminationPolicy().to_dict()) == Policy()
 
 

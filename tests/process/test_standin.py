@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from eventbus_tasks._process import wire
 from eventbus_tasks._process.board import Board, Slot, State
@@ -266,6 +268,62 @@ async def test_frozen_disk(host: Host, book: Book, disk: Path, grace: float) -> 
         os.close(log)
     run.logs = {}
     run.link.close()
+
+
+finite = st.floats(allow_nan=False, allow_infinity=False)
+states = st.builds(
+    State,
+    rungs=st.lists(
+        st.builds(Rung, st.integers(1, 64), st.sampled_from(["tree", "group", "leader"]), finite),
+        max_size=8,
+    ).map(tuple),
+    kill_wait=finite,
+    exit_grace=finite,
+    due=st.none() | finite,
+    killing_since=st.none() | finite,
+    for_leader=st.booleans(),
+    reason=st.none() | st.text(max_size=40),
+    leader=st.none() | st.tuples(st.integers(1, 2**31), st.integers(0, 2**63)),
+    stops=st.integers(0, 10**6),
+    time_limit=st.none() | finite,
+    kills_for_host=st.booleans(),
+    over=st.booleans(),
+)
+
+
+@given(states)
+def test_any_state_survives_a_slot(state: State) -> None:
+    """What is read from a slot equals what was written."""
+    slot = Slot.private()
+    slot.write(state)
+    assert slot.read() == state
+
+
+def test_slot_that_is_half_written_says_nothing() -> None:
+    """Whoever is killed while writing leaves a slot from which nothing is read, and no error."""
+
+    class Killed(Exception):
+        pass
+
+    class Memory(bytearray):
+        left = 0
+
+        def __setitem__(self, place: Any, value: Any) -> None:
+            if not Memory.left:
+                raise Killed
+            Memory.left -= 1
+            super().__setitem__(place, value)
+
+    memory = Memory(2048)
+    slot = Slot(memory, 0, -1)
+    state = State((Rung(15, "tree", 5.0),), 2.0, 0.2)
+    for calls in range(1, 5):
+        Memory.left = 100
+        slot.write(state)
+        Memory.left = calls
+        with pytest.raises(Killed):
+            slot.write(State((), 1.0, 0.1))
+        assert slot.read() is None
 
 
 def test_slots_keep_what_is_written() -> None:

@@ -419,20 +419,25 @@ async def test_many_at_once(host: Host) -> None:
 UNKILLABLE = """
 import os, socket, sys
 from eventbus_tasks._process import guardian, signalling, wire
+from eventbus_tasks._process.ladder import Policy
+from eventbus_tasks._process.launch import LaunchRequest
 # Stands in for a process in uninterruptible sleep: no signal has any effect until it wakes up.
 one, group = signalling.signal_process, signalling._send_group
 signalling.signal_process = lambda *a: os.path.exists("thaw") and one(*a)
 signalling._send_group = lambda *a: os.path.exists("thaw") and group(*a)
 spec = wire.LaunchSpec(
     uid="u", argv=["sh", "-c", "echo one; read x < fifo; echo two; sleep 600"], cwd=os.getcwd(),
-    env=dict(os.environ), policy={"timeout": 0.2, "steps": [], "kill_wait": 0.3})
+    env=dict(os.environ))
+request = LaunchRequest(
+    task=1, uid="u", policy=Policy(rungs=(), timeout=0.2, kill_wait=0.3), capture="pipe",
+    pty_size=(80, 24), nofile=None, rendezvous=None, pipes=["stdout"], descriptors=[])
 memory = os.memfd_create("spec")
 os.write(memory, spec.encode())
 pipe, end = os.pipe()
 guardian.Guardian(guardian.Descriptors(
     stdout_pipe=pipe, stdout_end=end,
     control=int(sys.argv[1]), stdout=int(sys.argv[2]), host=int(sys.argv[3]), spec=memory,
-    bell=os.eventfd(0), stdin=os.open("/dev/null", os.O_RDONLY)), nofile=1024).run()
+    bell=os.eventfd(0), stdin=os.open("/dev/null", os.O_RDONLY)), request, 1024).run()
 """
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any, Final
 
 from eventbus_tasks._process.board import Slot
-from eventbus_tasks._process.guardian import Descriptors, Guardian
+from eventbus_tasks._process.descriptors import PLACES, Descriptors
+from eventbus_tasks._process.guardian import Guardian
+from eventbus_tasks._process.launch import LaunchRequest
 from eventbus_tasks._process.orphans import Ownership
 from eventbus_tasks._process.standin import StandIn
 from eventbus_tasks._process.warden import Warden, _Charge
@@ -57,9 +60,24 @@ _DESCRIPTORS: Final = Descriptors(
 )
 
 
+def make_request(given: Iterable[str] = ()) -> LaunchRequest:
+    """Return what is asked for in a life, with these descriptors."""
+    return LaunchRequest(
+        task=1,
+        uid="u",
+        policy=MACHINE.plan.policy,
+        capture="pipe",
+        pty_size=(80, 24),
+        nofile=None,
+        rendezvous=None,
+        pipes=("stdout",),
+        descriptors=[PLACES[name] for name in given],
+    )
+
+
 def make_guardian(kind: type[Guardian]) -> Guardian:
     """Return a guardian that is about to run."""
-    made = kind(_DESCRIPTORS, nofile=1024, slot=MACHINE.slot)
+    made = kind(_DESCRIPTORS, make_request(), 1024, slot=MACHINE.slot)
     made._warden = MACHINE  # type: ignore[assignment]
     return made
 

@@ -7,16 +7,15 @@ with that (`SimulatedWarden.take_charge`), and only those with such a SIGTERM be
 from __future__ import annotations
 
 import select
-import signal
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
 
 from eventbus_tasks._process import warden as warden_module
-from eventbus_tasks._process import wire
 
+from .actors import make_request
 from .kernel import GUARDIAN
 from .machine import BELL, CONTROL, LOG, SPEC, STDIN, WARDEN_LOCK, WARDEN_PIPE, Machine
 
@@ -33,7 +32,6 @@ _GIVEN: Final = {
     "stdout": LOG,
     "lock": WARDEN_LOCK,
 }
-_SIGNALS: Final = signal.valid_signals()
 _ENDS: Final = ((WARDEN_PIPE, 131), (133, 134))
 """The two pipes of a launch: for the output, and to learn that the guardian has settled."""
 
@@ -59,15 +57,6 @@ class Launch:
         """Have the warden carry out a request to launch, which is the real code."""
         machine, warden = self._machine, self._machine.warden
         assert warden is not None
-        policy = machine.plan.policy
-        request = wire.LaunchRequest(
-            task=1,
-            uid="u",
-            timeout=policy.timeout,
-            kill_wait=policy.kill_wait,
-            pipes=("stdout",),
-            descriptors=tuple(_GIVEN),
-        )
         machine.guardian_lock = False
         stand_ins = {
             "os": SimpleNamespace(
@@ -78,12 +67,8 @@ class Launch:
                 close=self._close,
                 kill=machine.kill,
             ),
-            "signal": SimpleNamespace(
-                SIG_SETMASK=signal.SIG_SETMASK,
-                SIGTERM=signal.SIGTERM,
-                valid_signals=lambda: _SIGNALS,
-                pthread_sigmask=self.mask,
-            ),
+            "block_handled": lambda: self._mask(blocked=True),
+            "unblock_all": lambda: self._mask(blocked=False),
             "socket": SimpleNamespace(socket=lambda fileno: _Control(machine)),
             "select": SimpleNamespace(POLLIN=select.POLLIN, poll=lambda: self),
         }
@@ -91,7 +76,7 @@ class Launch:
             for name, value in stand_ins.items():
                 patch.setattr(warden_module, name, value)
             self._call()
-            warden._launch(request, dict(_GIVEN))
+            warden._launch(make_request(_GIVEN), list(_GIVEN.values()))
             self._when = min(self._calls, self._when)
             self._call()
 
@@ -106,10 +91,9 @@ class Launch:
             self._pending = False
             self._tell()
 
-    def mask(self, _: int, numbers: Collection[int]) -> None:
-        """Block these signals, and no others."""
+    def _mask(self, *, blocked: bool) -> None:
         self._call()
-        self._blocked = bool(numbers)
+        self._blocked = blocked
         self._deliver()
 
     def _fork(self) -> int:

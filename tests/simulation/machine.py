@@ -213,7 +213,7 @@ class Machine:
         while self.is_stalled():
             self.check_alive()
             until = self.plan.stalled[1]
-            look = None if stand_in is None or kernel.warden_dead else stand_in.next_look()
+            look = None if stand_in is None or kernel.warden_dead else stand_in.next_look
             if stand_in is not None and look is not None and look <= kernel.now:
                 self.acting = WARDEN
                 stand_in.look()
@@ -266,7 +266,7 @@ class Machine:
 
     # -- the start -----------------------------------------------------------------------------
 
-    def start_leader(self, _: Any) -> tuple[int, int]:
+    def start_leader(self, *_: Any) -> tuple[int, int]:
         kernel, plan = self.kernel, self.plan
         if plan.fork_fails:
             raise OSError(11, "Resource temporarily unavailable")
@@ -306,6 +306,11 @@ class MemorySlot(Slot):
         super().__init__(bytearray(2), 0, -1)
         self._written: State | None = None
 
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None: ...
+
     def locked(self) -> contextlib.AbstractContextManager[bool]:
         return _MINE
 
@@ -317,7 +322,7 @@ class MemorySlot(Slot):
         self._written = state  # which nobody changes but to write it again
 
     def clear(self) -> None:
-        self._memory[:] = b"\0\0"
+        self.memory[:] = b"\0\0"
         self._written = None
 
 

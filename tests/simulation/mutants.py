@@ -199,7 +199,7 @@ class _IdleWarden(SimulatedWarden):
 
     def _forget(self) -> None:
         self._stand_in._watches.clear()
-        self._stand_in._next = math.inf
+        self._stand_in.next_look = math.inf
 
 
 class _LateWarden(SimulatedWarden):
@@ -219,7 +219,7 @@ class _HastyWarden(SimulatedWarden):
     _closing = property(lambda _: False, lambda *_: None)
 
 
-def _blocks_nothing(self: Any, *_: Any) -> None:
+def _blocks_nothing(self: Any, **_: Any) -> None:
     """Signals reach the warden while it forks."""
     self._call()
 
@@ -332,7 +332,7 @@ MUTANTS: dict[str, Mutant] = {
     "lets guardians hang": Mutant(lambda: Parts(warden=_IdleWarden)),
     "does not tell who has not settled": Mutant(lambda: Parts(warden=_LateWarden)),
     "launches after it was told to end": Mutant(lambda: Parts(warden=_HastyWarden)),
-    "blocks no signals while it forks": Mutant(Parts, ((Launch, "mask", _blocks_nothing),)),
+    "blocks no signals while it forks": Mutant(Parts, ((Launch, "_mask", _blocks_nothing),)),
     "climbs what the warden has climbed": Mutant(_guardian(_resume=_overlooks_the_warden)),
     "kills before the grace": _ladder(__init__=_impatient),
     "lengthens when it should shorten": _ladder(shorten=_lengthens),

@@ -6,11 +6,11 @@ unnoticed: teach them to `Machine`.
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import os
 import select
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType, SimpleNamespace
@@ -23,7 +23,6 @@ from eventbus_tasks import _runner as runner_module
 from eventbus_tasks._process import climbing, orphans, signalling, standin, wire
 from eventbus_tasks._process import guardian as guardian_module
 from eventbus_tasks._process import warden as warden_module
-from eventbus_tasks._process.ladder import Policy
 from eventbus_tasks._process.streams import Streams
 
 from .kernel import Proc
@@ -49,19 +48,19 @@ class Control:
 
     def setsockopt(self, *_: Any) -> None: ...
 
-    def recv(self, _: int) -> Any:
+    def recv(self, _: int, flags: int = 0) -> Any:
         machine = MACHINE
         if machine.inbox:
-            return machine.inbox.popleft()
+            return machine.inbox[0] if flags else machine.inbox.popleft()
         if machine.hung_up or machine.kernel.host_dead:
             return b""
         raise WOULD_BLOCK.with_traceback(None)
 
 
-class Out(tuple[()]):
+class Out:
     """The outbox of either: empty, as messages are with the host at once, if it lives."""
 
-    __slots__ = ()
+    queue = ()
 
     def send(self, packet: Any, _: Any = ()) -> None:
         machine = MACHINE
@@ -157,29 +156,20 @@ def _write_end_record(_: int, __: Any, message: Any, ___: float) -> str | None:
     return "ENOSPC: no space left" if machine.kernel.is_full() else None
 
 
+def _started(pid: int, start_time: int, executable: str, at: float) -> wire.Started:
+    return wire.Started(pid=pid, start_time=start_time, executable=executable, at=at)
+
+
 def _survivors_of(procs: Iterable[Proc]) -> tuple[wire.Survivor, ...]:
     return tuple([wire.Survivor(pid=p.pid, start_time=p.start_time, command="") for p in procs])
 
 
-def _open_streams(_: Any, fds: Any, __: Any, gap: Any, ___: Any) -> Streams:
+def _open_streams(_: Any, fds: Any, gap: Any, __: Any) -> Streams:
     capture = Capture("stdout", PIPE, fds.stdout, fds.bell, gap)
-    return Streams(stdin=fds.stdin, outputs=[PIPE], captures=[capture])
-
-
-_SPEC = wire.LaunchSpec(uid="u", argv=["program"], cwd="/", env={})
-
-
-class _Spec:
-    @staticmethod
-    def decode(_: bytes) -> wire.LaunchSpec:
-        return _SPEC
-
-
-class _Policy:
-    @staticmethod
-    def from_dict(_: object) -> Policy:
-        policy: Policy = MACHINE.plan.policy
-        return policy
+    streams = Streams(fds.stdin, [])
+    streams.outputs.append(PIPE)
+    streams.captures.append(capture)
+    return streams
 
 
 @contextlib.contextmanager
@@ -194,8 +184,6 @@ def installed() -> Iterator[None]:
         "killpg": MACHINE.killpg,
         "getpid": MACHINE.getpid,
         "readlink": lambda _: "/bin/program",
-        "fstat": lambda _: SimpleNamespace(st_size=0),
-        "pread": lambda *_: b"",
     }
     fake_os = _stand_in(os, **calls)
     clock = _stand_in(time, monotonic=MACHINE.now, time=MACHINE.now)
@@ -213,7 +201,7 @@ def installed() -> Iterator[None]:
         "signal_process": MACHINE.signal_process,
     }
     guardian_only = {
-        "socket": _stand_in(socket, socket=lambda fileno: _CONTROL),
+        "_socket": _stand_in(_socket, socket=lambda *_: _CONTROL),
         "signal": _stand_in(signal, signal=_nothing, set_wakeup_fd=_nothing),
         "linux": SimpleNamespace(set_child_subreaper=_nothing),
         "children": MACHINE.children,
@@ -221,10 +209,12 @@ def installed() -> Iterator[None]:
         "start_leader": MACHINE.start_leader,
         "open_streams": _open_streams,
         "write_end_record": _write_end_record,
-        "Policy": _Policy,
         # Messages travel as they are: that they survive JSON is a test of the wire.
         "wire": _stand_in(
-            wire, encode=lambda message: message, decode=lambda data: data, LaunchSpec=_Spec
+            wire,
+            encode=lambda message: message,
+            encode_started=_started,
+            decode=lambda data: data,
         ),
     }
     warden_only = {

@@ -1,0 +1,99 @@
+"""What a host asks its warden for: a guardian, for a task.
+
+The request says what warden and guardian have to know. The rest, such as the program and its
+environment, is in a `wire.LaunchSpec`, which travels as a file that the guardian leaves to its
+child: a guardian copies each page of memory that it writes to, and to read anything is to write
+next to it, so what it does not read costs nothing.
+
+For the same reason a request is no JSON like the other messages. It travels within one program
+only, from the host to the warden that it has started itself.
+"""
+
+from __future__ import annotations
+
+import marshal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from eventbus_tasks._process.ladder import Policy
+
+__all__ = ["MOST", "LaunchRequest", "decode", "encode"]
+
+MOST: Final = 64 * 1024
+"""Bytes that no request is larger than."""
+
+_FORMAT: Final = 4
+"""Of `marshal`: all versions of Python from 3.4 on read it."""
+
+
+@dataclass(slots=True)
+class LaunchRequest:
+    """A guardian is to be forked; nobody changes it.
+
+    Attributes:
+        task: Number under which host and warden talk about it.
+        uid: The mark of its processes.
+        policy: How it is ended.
+        capture: ``"pipe"``, ``"file"`` or ``"pty"``.
+        pty_size: Columns and lines of the terminal.
+        nofile: Soft limit of open files; ``None`` for the one the warden was started with.
+        rendezvous: Path of the socket at which the guardian is asked, or ``None``.
+        pipes: Streams that are captured through pipes; the warden makes them.
+        descriptors: Which descriptors travel with the request: their places in `Descriptors`.
+    """
+
+    task: int
+    uid: str
+    policy: Policy
+    capture: str
+    pty_size: Sequence[int]
+    nofile: int | None
+    rendezvous: str | None
+    pipes: Sequence[str]
+    descriptors: Sequence[int]
+
+
+def encode(request: LaunchRequest) -> bytes:
+    """Return a request as one packet.
+
+    Raises:
+        ValueError: It is too large: its policy has too many steps.
+    """
+    values = (
+        request.task,
+        request.uid,
+        request.policy.plain(),
+        request.capture,
+        request.pty_size,
+        request.nofile,
+        request.rendezvous,
+        request.pipes,
+        request.descriptors,
+    )
+    packet = marshal.dumps(_exactly(values), _FORMAT)
+    if len(packet) > MOST:
+        raise ValueError("the termination policy has too many steps")
+    return packet
+
+
+def _exactly(value: Any) -> Any:
+    """Return a value as one of Python's own types: members of enumerations are not among them."""
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
+    if isinstance(value, int):
+        return int.__int__(value)
+    return value if value is None else tuple(map(_exactly, value))
+
+
+def decode(packet: bytes) -> LaunchRequest:
+    """Return the request in a packet of `encode`.
+
+    Raises:
+        ValueError, EOFError, TypeError: The packet is not complete.
+    """
+    request = LaunchRequest(*marshal.loads(packet))
+    request.policy = Policy.from_plain(request.policy)  # type: ignore[arg-type]
+    return request

@@ -1,0 +1,120 @@
+"""The rehearsal of a warden: what it leaves behind, and what happens where there is none."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from eventbus_tasks._process.family import children, read_process
+from eventbus_tasks._process.handle import WardenClient
+
+from .conftest import GUARD
+
+REHEARSE = """
+import os, signal, sys
+from eventbus_tasks._process import rehearsal, spawn
+from eventbus_tasks._process.board import Board
+from eventbus_tasks._process.family import children
+board, host = Board(), os.pidfd_open(os.getpid())
+before = sorted(os.listdir("/proc/self/fd"))
+free = len(board._free)
+{first}
+terminated = rehearsal.rehearse(board, host)
+print(
+    terminated,
+    sorted(os.listdir("/proc/self/fd")) == before,
+    len(board._free) == free,
+    children(os.getpid()),
+    spawn.fork is os.fork,
+    signal.set_wakeup_fd(-1),
+)
+"""
+
+
+def rehearse(first: str = "") -> list[str]:
+    """Rehearse in a process of its own, and return what it has printed."""
+    process = subprocess.run(
+        [sys.executable, "-c", REHEARSE.format(first=first)],
+        capture_output=True,
+        check=True,
+        text=True,
+        timeout=GUARD,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    return process.stdout.split()
+
+
+NOTHING = ["True", "True", "[]", "True", "-1"]
+
+
+def test_nothing_is_left() -> None:
+    """Afterwards there is no descriptor, child, slot in use or wake-up pipe that was not before."""
+    assert rehearse() == ["False", *NOTHING]
+
+
+def test_without_a_shell() -> None:
+    """Where the shell cannot be started there is no rehearsal, and nothing is left of it either."""
+    assert rehearse('rehearsal._SHELL = "/nowhere/sh"') == ["False", *NOTHING]
+
+
+def test_shell_that_ends_at_once() -> None:
+    """A shell that does not wait is reaped once, and no other process is signalled for it."""
+    assert rehearse('rehearsal._SHELL = "/bin/true"') == ["False", *NOTHING]
+
+
+def test_without_descriptors() -> None:
+    """A rehearsal that runs out of descriptors is broken off, and gives back what it has taken."""
+    first = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12))"
+    assert rehearse(first) == ["False", *NOTHING]
+
+
+@pytest.mark.parametrize("round", [0, 5, 9])
+def test_sigterm_meanwhile(round: int) -> None:
+    """A SIGTERM in any round is not lost: whoever rehearses hears of it."""
+    first = f"""
+rounds = iter(range(100))
+go = rehearsal._go_through
+def through(*given):
+    guardian = go(*given)
+    if next(rounds) == {round}:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return guardian
+rehearsal._go_through = through
+"""
+    assert rehearse(first) == ["True", *NOTHING]
+
+
+def test_warden_has_no_children_before_its_first_task() -> None:
+    """A warden that has told that it is ready has nobody below it."""
+    warden = WardenClient.start()
+    try:
+        assert children(warden.pid) == []
+        process = read_process(warden.pid)
+        assert process is not None
+        name = Path(f"/proc/{warden.pid}/comm").read_text()
+        assert name == "ebt-warden\n"
+    finally:
+        warden.close()
+        assert warden.reap(GUARD)
+
+
+ADAPTED = """
+import dis
+from eventbus_tasks._process import family, guardian
+def adapted(function):
+    plain = [i.opname for i in dis.get_instructions(function)]
+    return plain != [i.opname for i in dis.get_instructions(function, adaptive=True)]
+functions = [guardian.Guardian._start, guardian.Guardian._wait, family.read_process]
+print(*map(adapted, functions))
+"""
+
+
+def test_code_has_adapted_before_the_first_fork() -> None:
+    """What guardians run has met what it will meet, so they need not adapt their copies of it."""
+    assert rehearse(ADAPTED)[:3] == ["False", "False", "False"]
+    told = rehearse(f"import atexit\natexit.register(exec, {ADAPTED!r}, {{}})")
+    assert told[-3:] == ["True", "True", "True"]
