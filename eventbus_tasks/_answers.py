@@ -241,11 +241,9 @@ def open_stdin(data: Stdin, writer: TaskInput) -> int:
 
 def current_umask() -> int:
     """Return the umask without changing it for a moment, as `os.umask` does."""
-    with open("/proc/self/status") as status:
-        for line in status:
-            if line.startswith("Umask:"):
-                return int(line.split()[1], 8)
-    return 0o077
+    with open("/proc/self/status", "rb", buffering=0) as status:
+        _, found, rest = status.read(4096).partition(b"\nUmask:")
+    return int(rest.split(None, 1)[0], 8) if found else 0o077
 
 
 def utc(seconds: float) -> datetime:

@@ -161,10 +161,14 @@ class Guardian(Reachable):
         self._leave()
 
     def rehearse(self) -> None:
-        """Do everything up to the moment in which the program runs; not to be used afterwards."""
+        """Do everything up to the moment in which the program runs; not to be used afterwards.
+
+        Afterwards `terminated` says whether a SIGTERM has come at any time.
+        """
         if self._begin():
             self._plan()
             self._turn()
+        self.terminated |= self._reason is not None  # nobody else gives one
         self._control.detach()
 
     def _begin(self) -> bool:

@@ -77,6 +77,8 @@ def rehearse(board: Board, host: int) -> bool:
         for _ in range(_ROUNDS):
             guardians.append(_go_through(board, host))
             be_a_guardian(sorted([*kept, wait, never]))
+            if guardians[-1].terminated:
+                break
     except OSError:
         pass  # no shell, or no descriptors: then guardians are bigger than they could be
     finally:

@@ -171,7 +171,9 @@ def find_programs(name: bytes, env: Mapping[bytes, bytes]) -> list[bytes]:
     """Return the paths under which a program is tried, as seen from the task's directory."""
     if b"/" in name:
         return [name]
-    path = env.get(b"PATH", os.fsencode(os.defpath))
+    path = env.get(b"PATH")
+    if path is None:
+        path = os.fsencode(os.defpath)
     return [(entry + b"/" if entry else b"./") + name for entry in path.split(b":")]
 
 
@@ -184,14 +186,13 @@ def _execute(plan: LeaderPlan) -> NoReturn:
     worst = OSError(errno.ENOENT, os.strerror(errno.ENOENT))
     worst_path = name
     for path in candidates:
-        if searched and os.path.isdir(path):
-            continue
         try:
             os.execve(path, plan.argv, plan.env)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EACCES) and searched:
-                # Like every shell: go on, and remember the one that is there but won't do.
-                if os.path.exists(path):
+                # Like every shell: go on, and remember the one that is there but won't do. A
+                # directory of that name is none.
+                if os.path.exists(path) and not os.path.isdir(path):
                     worst, worst_path = error, path
                 continue
             worst, worst_path = error, path

@@ -429,7 +429,7 @@ _read: Final = json.JSONDecoder().raw_decode
 
 
 def _outward(text: str) -> str:
-    return os.fsencode(text).decode("utf-8", "surrogateescape")
+    return text if text.isascii() else os.fsencode(text).decode("utf-8", "surrogateescape")
 
 
 def _inward(text: str) -> str:

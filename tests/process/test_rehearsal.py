@@ -88,6 +88,27 @@ rehearsal._go_through = through
     assert rehearse(first) == ["True", *NOTHING]
 
 
+@pytest.mark.parametrize("call", [*range(120, 400, 20), *range(400, 1900, 300)])
+def test_sigterm_before_any_call(call: int) -> None:
+    """A SIGTERM before any call of a rehearsal is heard of, and nothing is left behind."""
+    first = f"""
+calls = iter(range(1, 10**9))
+def kill(frame, event, argument):
+    if event in ("call", "c_call") and next(calls) == {call}:
+        os.kill(os.getpid(), signal.SIGTERM)
+signal.signal(signal.SIGTERM, lambda *_: sys.exit("it came before there was anybody to hear it"))
+go = rehearsal._go_through
+def through(*given):
+    sys.setprofile(kill)
+    try:
+        return go(*given)
+    finally:
+        sys.setprofile(None)
+rehearsal._go_through = through
+"""
+    assert rehearse(first) == ["True", *NOTHING]
+
+
 def test_warden_has_no_children_before_its_first_task() -> None:
     """A warden that has told that it is ready has nobody below it."""
     warden = WardenClient.start()
