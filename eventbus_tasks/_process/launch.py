@@ -65,13 +65,16 @@ def encode(request: LaunchRequest) -> bytes:
         request.uid,
         request.policy.plain(),
         request.capture,
-        request.pty_size,
+        tuple(request.pty_size),
         request.nofile,
         request.rendezvous,
-        request.pipes,
-        request.descriptors,
+        tuple(request.pipes),
+        tuple(request.descriptors),
     )
-    packet = marshal.dumps(_exactly(values), _FORMAT)
+    try:
+        packet = marshal.dumps(values, _FORMAT)
+    except ValueError:
+        packet = marshal.dumps(_exactly(values), _FORMAT)
     if len(packet) > MOST:
         raise ValueError("the termination policy has too many steps")
     return packet
