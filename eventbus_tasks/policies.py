@@ -59,6 +59,11 @@ def _check_seconds(name: str, value: float) -> None:
         raise ValueError(f"{name} must be a finite number of seconds >= 0, not {value!r}")
 
 
+def _check_bytes(value: int) -> None:
+    if not isinstance(value, int) or value < 0:
+        raise ValueError(f"max_output must be a whole number of bytes >= 0, not {value!r}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """One rung of a stop ladder: a signal, whom it goes to, and how long it may take.
@@ -144,8 +149,8 @@ class TerminationPolicy:
             value = getattr(self, name)
             if value is not None:
                 _check_seconds(name, value)
-        if self.max_output is not None and self.max_output < 0:
-            raise ValueError(f"max_output must be >= 0, not {self.max_output!r}")
+        if self.max_output is not None:
+            _check_bytes(self.max_output)
         choices: Mapping[str, tuple[str, ...]] = {
             "after_exit": ("kill", "leave"),
             "on_host_death": ("kill", "detach"),

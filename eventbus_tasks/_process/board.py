@@ -160,8 +160,8 @@ class Slot:
         if not length:
             return None
         start += _LENGTH
-        text = bytes(self.memory[start : start + length]).decode()
         try:
+            text = bytes(self.memory[start : start + length]).decode()
             rungs, *others = ast.literal_eval(text)
             return State(tuple(Rung(*rung) for rung in rungs), *others)
         except (ValueError, SyntaxError, TypeError):

@@ -105,10 +105,22 @@ def close_others(kept: Sequence[int]) -> None:
 
 
 def close_all(descriptors: Iterable[int]) -> None:
-    """Close descriptors; a negative number is none."""
+    """Close descriptors; a negative number is none.
+
+    Some file systems tell only then that something could not be written. Those who write hear of
+    that by `os.fsync`; the number is free whatever is said.
+    """
     for descriptor in descriptors:
         if descriptor >= 0:
-            os.close(descriptor)
+            _close(descriptor)
+
+
+def _close(descriptor: int) -> None:
+    try:
+        os.close(descriptor)
+    except OSError as error:
+        if error.errno == errno.EBADF:
+            raise
 
 
 def unlock_all(descriptors: Iterable[int]) -> None:
@@ -116,4 +128,4 @@ def unlock_all(descriptors: Iterable[int]) -> None:
     for descriptor in descriptors:
         with contextlib.suppress(OSError):  # nothing to release there
             fcntl.flock(descriptor, fcntl.LOCK_UN)
-        os.close(descriptor)
+        _close(descriptor)

@@ -53,7 +53,7 @@ from eventbus_tasks._process.waiting import poll_time
 
 __all__ = ["Descriptors", "Guardian"]
 
-_REQUEST: Final = 16 * 1024
+_REQUEST: Final = 128 * 1024
 """No request of a host is larger than this."""
 _PEEK: Final = int(socket.MSG_PEEK)
 _TERM: Final = int(signal.SIGTERM)
@@ -67,7 +67,7 @@ class Guardian(Reachable):
     """The life of one task, from its fork to its last descendant.
 
     Attributes:
-        terminated: Whether a SIGTERM has come that nobody has dealt with yet.
+        terminations: How many times SIGTERM has come.
     """
 
     __slots__ = (
@@ -80,6 +80,7 @@ class Guardian(Reachable):
         "_leader_start",
         "_moving",
         "_nofile",
+        "_obeyed",
         "_poll",
         "_pty",
         "_reaped",
@@ -91,7 +92,7 @@ class Guardian(Reachable):
         "_wake",
         "_warden",
         "_watched",
-        "terminated",
+        "terminations",
     )
 
     def __init__(
@@ -140,7 +141,7 @@ class Guardian(Reachable):
         self._return_code: int | None = None
         self._started_at = time.time()
         self._host_identity = None  # of a host that has taken the task over
-        self.terminated = False
+        self.terminations = self._obeyed = 0
         self._host_lost = False
         self._ended = False
         self._wake = -1
@@ -163,13 +164,14 @@ class Guardian(Reachable):
     def rehearse(self) -> None:
         """Do everything up to the moment in which the program runs; not to be used afterwards.
 
-        Afterwards `terminated` says whether a SIGTERM has come at any time.
+        What is open stays open.
         """
-        if self._begin():
-            self._plan()
-            self._turn()
-        self.terminated |= self._reason is not None  # nobody else gives one
-        self._control.detach()
+        try:
+            if self._begin():
+                self._plan()
+                self._turn()
+        finally:
+            self._control.detach()
 
     def _begin(self) -> bool:
         """Start the task; report and return ``False`` if there is nothing to wait for."""
@@ -190,7 +192,7 @@ class Guardian(Reachable):
         unblock_all()
 
     def _on_terminate(self, *_: Any) -> None:
-        self.terminated = True
+        self.terminations += 1
 
     def _start(self) -> bool:
         """Fork the leader and begin to capture; report and return ``False`` if that fails."""
@@ -316,7 +318,8 @@ class Guardian(Reachable):
                 self._poll.register(descriptor, mask)
         ready = self._sleep(due, outputs)
         more = not ready
-        self._moving = more  # it is time: for what cannot be waited for
+        # When it is time, too: there is output that cannot be waited for.
+        self._moving = more or time.monotonic() >= due
         for descriptor, _ in ready:
             if descriptor in outputs:
                 self._moving = True
@@ -403,9 +406,10 @@ class Guardian(Reachable):
         start_time = process.start_time if process else 0
         self._started = (self._leader, start_time, at)
         packet = wire.encode_started(self._leader, start_time, executable[:4096], at)
-        self._told.append(packet)
-        if not self._host_lost:
-            self._out.send(packet)
+        if not self._ended:  # after the last word there is none
+            self._told.append(packet)
+            if not self._host_lost:
+                self._out.send(packet)
         if self._fds.rendezvous is None:
             os.close(self._fds.spec)  # nobody will ask for it
         return False
@@ -463,8 +467,8 @@ class Guardian(Reachable):
                     self._stop(message.reason, rungs, asked=True)
                 elif isinstance(message, wire.Resize) and self._pty is not None:
                     self._pty.resize(message.columns, message.lines)
-        if self.terminated:
-            self.terminated = False
+        if self.terminations > self._obeyed:
+            self._obeyed = self.terminations
             self._stop("cancelled", self._policy.rungs)
         if self._out.queue and not self._host_lost:
             self._out.flush()

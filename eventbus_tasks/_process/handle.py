@@ -444,7 +444,11 @@ class WardenClient:
                         pipes=streams if spec.capture == "pipe" else (),
                         descriptors=[PLACES[name] for name in sent],
                     )
-                    self._send(launch.encode(request), list(sent.values()))
+                    try:
+                        packet = launch.encode(request)
+                    except TypeError as error:
+                        raise ValueError(str(error)) from error
+                    self._send(packet, list(sent.values()))
                 finally:
                     os.close(memory)
             undo.pop_all()

@@ -20,8 +20,8 @@ from eventbus_tasks._process.ladder import Policy
 
 __all__ = ["MOST", "LaunchRequest", "decode", "encode"]
 
-MOST: Final = 64 * 1024
-"""Bytes that no request is larger than."""
+MOST: Final = 128 * 1024
+"""Bytes that no request is larger than: a policy with all the steps that it can have takes half."""
 
 _FORMAT: Final = 4
 """Of `marshal`: all versions of Python from 3.4 on read it."""
@@ -59,36 +59,45 @@ def encode(request: LaunchRequest) -> bytes:
 
     Raises:
         ValueError: It is too large: its policy has too many steps.
+        TypeError: Something in it is neither text nor a number.
     """
     values = (
         request.task,
         request.uid,
         request.policy.plain(),
         request.capture,
-        tuple(request.pty_size),
+        request.pty_size,
         request.nofile,
         request.rendezvous,
-        tuple(request.pipes),
-        tuple(request.descriptors),
+        request.pipes,
+        request.descriptors,
     )
-    try:
-        packet = marshal.dumps(values, _FORMAT)
-    except ValueError:
-        packet = marshal.dumps(_exactly(values), _FORMAT)
+    packet = marshal.dumps(_exactly(values), _FORMAT)
     if len(packet) > MOST:
         raise ValueError("the termination policy has too many steps")
     return packet
 
 
 def _exactly(value: Any) -> Any:
-    """Return a value as one of Python's own types: members of enumerations are not among them."""
+    """Return a value as one of Python's own types.
+
+    Members of enumerations are not among them, nor are numbers of other libraries; and those that
+    offer their memory `marshal` would write as bytes.
+
+    Raises:
+        TypeError: It is neither text nor a number nor a sequence of those.
+    """
+    if value is None:
+        return None
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, float):
         return float.__float__(value)
     if isinstance(value, int):
         return int.__int__(value)
-    return value if value is None else tuple(map(_exactly, value))
+    if isinstance(value, (tuple, list)):
+        return tuple(map(_exactly, value))
+    raise TypeError(f"{value!r} cannot be sent to a warden")
 
 
 def decode(packet: bytes) -> LaunchRequest:

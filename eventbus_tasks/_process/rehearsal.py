@@ -75,9 +75,9 @@ def rehearse(board: Board, host: int) -> bool:
         )
         spawn.fork = lambda: leader
         for _ in range(_ROUNDS):
-            guardians.append(_go_through(board, host))
+            _go_through(board, host, guardians)
             be_a_guardian(sorted([*kept, wait, never]))
-            if guardians[-1].terminated:
+            if guardians[-1].terminations:
                 break
     except OSError:
         pass  # no shell, or no descriptors: then guardians are bigger than they could be
@@ -88,10 +88,10 @@ def rehearse(board: Board, host: int) -> bool:
             _end(leader)
         signal.set_wakeup_fd(-1)
         close_others(kept)
-    return any(guardian.terminated for guardian in guardians)
+    return any(guardian.terminations for guardian in guardians)
 
 
-def _go_through(board: Board, host: int) -> Guardian:
+def _go_through(board: Board, host: int, guardians: list[Guardian]) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     slot = board.take()
     try:
@@ -110,9 +110,8 @@ def _go_through(board: Board, host: int) -> Guardian:
             rendezvous=os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK),
             board=board.descriptor,
         )
-        guardian = Guardian(descriptors, _REQUEST, 1024, None, slot)
-        guardian.rehearse()
-        return guardian
+        guardians.append(Guardian(descriptors, _REQUEST, 1024, None, slot))
+        guardians[-1].rehearse()
     finally:
         if slot is not None:
             board.give_back(slot)

@@ -342,9 +342,7 @@ class Warden:
             self._stand_in.watch(pid, request.task, slot, due=time.monotonic() + policy.timeout)
         close_all(ends)
         os.close(descriptors.warden)
-        for number in given:
-            if number not in held:
-                os.close(number)
+        close_all([number for number in given if number not in held])
 
     def _refuse(self, task: int, descriptors: Descriptors, error: OSError) -> None:
         """Answer in place of a guardian that could not be made."""

@@ -339,7 +339,7 @@ class LaunchSpec:
             "request": dict(self.request),
             "rendezvous": self.rendezvous,
         }
-        return _write(data).encode()
+        return json.dumps(data, separators=(",", ":")).encode()
 
     @classmethod
     def decode(cls, data: bytes) -> LaunchSpec:

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventbus_tasks._process import family, launch, lock, wire
+from eventbus_tasks._process.descriptors import close_all, unlock_all
 from eventbus_tasks._process.ladder import KILL, Ladder, Policy, Rung
 from eventbus_tasks._process.launch import LaunchRequest
 from eventbus_tasks._process.lock import Busy, ProjectLock
@@ -107,6 +108,29 @@ def test_unreadable_holder(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "state" / "holders" / f"{held.key}.json").write_bytes(text)
     assert ProjectLock.acquire(tmp_path, tmp_path / "state", {}) == Busy(None)
     held.close()
+
+
+# -- descriptors -------------------------------------------------------------------------------
+
+
+def test_closing_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a disk says at the end keeps nobody from closing the rest; a wrong number is a bug."""
+    numbers = [os.dup(1) for _ in range(3)]
+    close = os.close
+
+    def broken(number: int) -> None:
+        close(number)
+        if number == numbers[0]:
+            raise OSError(errno.EIO, "the disk has gone")
+
+    monkeypatch.setattr(os, "close", broken)
+    close_all([numbers[0], -1, numbers[1]])
+    unlock_all([numbers[2]])
+    for number in numbers:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(number)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        close_all([numbers[1]])
 
 
 # -- wire --------------------------------------------------------------------------------------
@@ -221,6 +245,23 @@ def test_members_of_enumerations_travel_as_what_they_are() -> None:
     kinds = [there.uid, there.capture, there.policy.on_host_death, there.policy.rungs[0].scope]
     assert [type(value) for value in kinds] == [str] * 4
     assert type(there.policy.rungs[0].signal) is int
+
+
+def test_numbers_of_other_kinds_travel_as_numbers() -> None:
+    """A packet holds numbers and texts only, whatever else a kind of number may be."""
+
+    class Odd(float):
+        pass
+
+    def packet(timeout: Any) -> bytes:
+        policy = Policy(timeout=timeout)
+        return launch.encode(LaunchRequest(1, "u", policy, "pipe", (1, 1), None, None, [], []))
+
+    timeout = launch.decode(packet(Odd(1.5))).policy.timeout
+    assert (type(timeout), timeout) == (float, 1.5)
+    for bad in (b"1", object(), memoryview(b"1")):
+        with pytest.raises(TypeError, match="cannot be sent"):
+            packet(bad)
 
 
 def test_largest_policy_fits() -> None:

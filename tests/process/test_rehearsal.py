@@ -79,10 +79,32 @@ def test_sigterm_meanwhile(round: int) -> None:
 rounds = iter(range(100))
 go = rehearsal._go_through
 def through(*given):
-    guardian = go(*given)
+    go(*given)
     if next(rounds) == {round}:
         os.kill(os.getpid(), signal.SIGTERM)
-    return guardian
+rehearsal._go_through = through
+"""
+    assert rehearse(first) == ["True", *NOTHING]
+
+
+@pytest.mark.parametrize("call", range(150, 400, 10))
+def test_sigterm_to_the_shell_as_well(call: int) -> None:
+    """A service manager that signals everybody is heard, though the shell is gone by then."""
+    first = f"""
+calls = iter(range(1, 10**9))
+def kill(frame, event, argument):
+    if event in ("call", "c_call") and next(calls) == {call}:
+        for shell in children(os.getpid()):
+            os.kill(shell, signal.SIGKILL)
+            os.waitid(os.P_PID, shell, os.WEXITED | os.WNOWAIT)
+        os.kill(os.getpid(), signal.SIGTERM)
+go = rehearsal._go_through
+def through(*given):
+    sys.setprofile(kill)
+    try:
+        return go(*given)
+    finally:
+        sys.setprofile(None)
 rehearsal._go_through = through
 """
     assert rehearse(first) == ["True", *NOTHING]

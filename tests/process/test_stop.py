@@ -17,6 +17,9 @@ import anyio
 import pytest
 
 from eventbus_tasks._process import wire
+from eventbus_tasks._process.guardian import Descriptors, Guardian
+from eventbus_tasks._process.ladder import Policy
+from eventbus_tasks._process.launch import LaunchRequest
 
 from .conftest import GUARD, alive, identity, open_host, wait_until
 
@@ -414,6 +417,38 @@ async def test_many_at_once(host: Host) -> None:
     for run in runs:
         assert (await run.finish()).return_code == -9
     assert not any(map(alive, members))
+
+
+@pytest.mark.anyio
+async def test_ladder_of_a_thousand_steps(host: Host) -> None:
+    """The longest ladder that there is reaches the guardian when the task is stopped."""
+    run = host.python(STUBBORN + "print('ready', flush=True); rest()")
+    await run.output_has(b"ready")
+    step = {"signal": 15, "scope": "leader", "grace": 1.2345678901234567e-300}
+    run.link.stop("cancelled", steps=[step] * 1000)
+    ended = await run.finish()
+    assert (ended.reason, ended.return_code) == ("cancelled", -9)
+
+
+def test_start_that_is_seen_after_the_end() -> None:
+    """A program that begins when its task has been given up is not told: there was a last word."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    null, bell = os.open(os.devnull, os.O_RDONLY), os.eventfd(0)
+    spec = os.memfd_create("spec")
+    request = LaunchRequest(1, "u", Policy(), "pipe", (80, 24), None, None, ["stdout"], [])
+    report, end = os.pipe()
+    os.close(end)
+    with ours, subprocess.Popen(["sleep", "600"]) as leader:
+        guardian = Guardian(Descriptors(theirs.detach(), bell, spec, null, null, null), request, 64)
+        guardian._leader, guardian._report, guardian._ended = leader.pid, report, True
+        assert guardian._check_start() is False
+        assert guardian._told == []
+        ours.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            ours.recv(1)
+        leader.kill()
+    os.close(null)
+    os.close(bell)
 
 
 UNKILLABLE = """

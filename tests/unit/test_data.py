@@ -52,6 +52,7 @@ NAN, INF = float("nan"), float("inf")
         {"timeout": INF},
         {"idle_timeout": NAN},
         {"max_output": -1},
+        {"max_output": 1.5},
         {"after_exit": "pray"},
         {"on_host_death": "weep"},
         {"keep": "head"},
