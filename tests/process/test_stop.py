@@ -446,6 +446,7 @@ def test_start_that_is_seen_after_the_end() -> None:
         ours.setblocking(False)
         with pytest.raises(BlockingIOError):
             ours.recv(1)
+        guardian._control.close()
         leader.kill()
     os.close(null)
     os.close(bell)
