@@ -431,15 +431,16 @@ class Guardian(Reachable):
         if result is None:
             return
         code = result.si_status
-        self._return_code = code if result.si_code == os.CLD_EXITED else -code
-        self._time_limit = None
-        self._send(wire.LeaderExited(return_code=self._return_code, at=time.time()))
-        until = time.monotonic() + self._policy.exit_grace
         with self._shared:
+            # First comes what the warden has done, should we have hung: it may be the cause.
+            self._return_code = code if result.si_code == os.CLD_EXITED else -code
+            self._time_limit = None
+            until = time.monotonic() + self._policy.exit_grace
             if self._ladder is None:
                 self._leave_or_kill_at = until
             else:
                 self._ladder.leader_left(until)
+        self._send(wire.LeaderExited(return_code=self._return_code, at=time.time()))
 
     def _read_control(self) -> None:
         """Carry out what the host asks for."""

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,7 +22,9 @@ from hypothesis import strategies as st
 from eventbus_tasks._process import wire
 from eventbus_tasks._process.board import Board, Slot, State
 from eventbus_tasks._process.family import read_process
-from eventbus_tasks._process.ladder import KILL, Ladder, Rung
+from eventbus_tasks._process.guardian import Descriptors, Guardian
+from eventbus_tasks._process.ladder import KILL, Ladder, Policy, Rung
+from eventbus_tasks._process.launch import LaunchRequest
 
 from .conftest import GUARD, alive, wait_until
 from .test_stop import FAMILY, SHORT, STUBBORN
@@ -195,6 +198,28 @@ async def test_timeout_while_the_guardian_hangs(host: Host, book: Book) -> None:
         assert await signals(run, 2) == [15, 9]
         wait_until(lambda: not any(map(alive, members)))
     assert (await run.finish()).reason == "timed_out"
+
+
+def test_guardian_that_hung_just_before_it_looked() -> None:
+    """A leader that the warden has ended has been ended for the warden's reason."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    null, bell = os.open(os.devnull, os.O_RDONLY), os.eventfd(0)
+    request = LaunchRequest(1, "u", Policy(), "pipe", (80, 24), None, None, ["stdout"], [])
+    slot = Slot.private()
+    with ours, subprocess.Popen(["sh", "-c", "kill -KILL $$"]) as leader:
+        guardian = Guardian(
+            Descriptors(theirs.detach(), bell, null, null, null, null), request, 64, slot=slot
+        )
+        guardian._leader = leader.pid
+        os.waitid(os.P_PID, leader.pid, os.WEXITED | os.WNOWAIT)
+        slot.write(State((), 5.0, 0.2, due=time.monotonic(), reason="timed_out"))
+        slot.taken = True
+        guardian._check_leader()
+        assert (guardian._reason, guardian._return_code) == ("timed_out", -9)
+        assert [wire.decode(ours.recv(999)).kind for _ in "12"] == ["stopping", "leader_exited"]
+        guardian._control.close()
+    os.close(null)
+    os.close(bell)
 
 
 @pytest.mark.anyio
