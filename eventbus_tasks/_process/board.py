@@ -16,9 +16,10 @@ import mmap
 import os
 import time
 from dataclasses import dataclass
+from itertools import starmap
 from typing import Any, Final
 
-from eventbus_tasks._process.ladder import Ladder, Rung
+from eventbus_tasks._process.ladder import Ladder, Rung, plain_rung
 
 __all__ = ["Board", "Slot", "State"]
 
@@ -163,20 +164,17 @@ class Slot:
         try:
             text = bytes(self.memory[start : start + length]).decode()
             rungs, *others = ast.literal_eval(text)
-            return State(tuple(Rung(*rung) for rung in rungs), *others)
+            return State(tuple(starmap(Rung, rungs)), *others)
         except (ValueError, SyntaxError, TypeError):
             return None
 
     def write(self, state: State) -> None:
         """Replace what is written there; a state that is too long leaves nothing."""
-        rungs = []
-        for rung in state.rungs:  # no comprehension, which is a function: another page to copy
-            rungs.append((rung.signal, rung.scope, rung.grace))  # noqa: PERF401
         # As Python writes it: shorter ways to do this take memory of the C library, which is spread
         # over more pages. The other side rarely reads it.
         data = repr(
             (
-                rungs,
+                list(map(plain_rung, state.rungs)),
                 state.kill_wait,
                 state.exit_grace,
                 state.due,

@@ -296,13 +296,11 @@ class Guardian(Reachable):
             watched[self._fds.rendezvous] = select.POLLIN
         outputs: dict[int, int] = {}  # numbers of captures
         times = [self._time_limit, self._leave_or_kill_at, self._drain_until]
-        number = 0
-        for capture in self._captures:
+        for number, capture in enumerate(self._captures):
             times.append(capture.deadline())
             if (output := capture.poll_fd(now)) is not None:
                 outputs[output] = number
                 watched[output] = select.POLLIN
-            number += 1  # noqa: SIM113 - `enumerate` would be one more page to copy
         if self._ladder is not None:
             times.append(self._ladder.deadline)
         elif self._policy.idle_timeout is not None and (limit := self._idle_limit) is not None:

@@ -6,9 +6,11 @@ import signal
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import starmap
+from operator import attrgetter
 from typing import Any, Final
 
-__all__ = ["KILL", "Ladder", "Policy", "Rung", "rungs_of"]
+__all__ = ["KILL", "Ladder", "Policy", "Rung", "plain_rung", "rungs_of"]
 
 KILL_EVERY: Final = 0.1
 """Seconds between two rounds of SIGKILL: forks may have slipped through the last one."""
@@ -28,6 +30,9 @@ class Rung:
     scope: str
     grace: float
 
+
+plain_rung: Final = attrgetter(*Rung.__slots__)
+"""Gives a rung as plain values, of which `Rung` makes it again."""
 
 KILL: Final = Rung(int(signal.SIGKILL), "tree", KILL_EVERY)
 
@@ -63,16 +68,15 @@ class Policy:
 
     def plain(self) -> tuple[Any, ...]:
         """Return it as plain values, for `from_plain`."""
-        rungs = tuple((rung.signal, rung.scope, rung.grace) for rung in self.rungs)
-        return (rungs, *[getattr(self, field.name) for field in fields(self)[1:]])
+        return (
+            tuple(map(plain_rung, self.rungs)),
+            *[getattr(self, field.name) for field in fields(self)[1:]],
+        )
 
     @classmethod
     def from_plain(cls, values: Sequence[Any]) -> Policy:
         """Return the policy of which these are the plain values."""
-        rungs = []
-        for rung in values[0]:
-            rungs.append(Rung(*rung))  # noqa: PERF401 - no function that is made for each call
-        return cls(tuple(rungs), *values[1:])
+        return cls(tuple(starmap(Rung, values[0])), *values[1:])
 
 
 def rungs_of(steps: Iterable[Mapping[str, Any]]) -> tuple[Rung, ...]:

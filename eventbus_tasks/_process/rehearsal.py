@@ -119,9 +119,8 @@ def _go_through(board: Board, host: int, guardians: list[Guardian]) -> None:
 
 
 def _end(child: int) -> None:
-    with contextlib.suppress(
-        ChildProcessError
-    ):  # a guardian has reaped it: then it ended by itself
+    # A guardian has reaped it if it has ended by itself; then the number is not ours any more.
+    with contextlib.suppress(ChildProcessError):
         os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import Final
 
 from eventbus_tasks._process.capture import Capture, Entrust, FileCapture, Gap, PipeCapture
 from eventbus_tasks._process.descriptors import Descriptors
@@ -11,9 +10,6 @@ from eventbus_tasks._process.launch import LaunchRequest
 from eventbus_tasks._process.pty import Pty, open_pty
 
 __all__ = ["Streams", "open_streams"]
-
-
-_WITHOUT_TERMINAL: Final = ("pipe", "file")
 
 
 class Streams:
@@ -60,7 +56,7 @@ def open_streams(request: LaunchRequest, fds: Descriptors, gap: Gap, entrust: En
     keep = policy.max_output
     if keep is not None and policy.keep != "tail":
         keep = None
-    if request.capture not in _WITHOUT_TERMINAL:
+    if request.capture == "pty":
         ends = open_pty(*request.pty_size)
         entrust("stdout", ends[0])
         pty = Pty("stdout", ends, fds.stdin, fds.stdout, fds.bell, gap, keep=keep)

@@ -87,47 +87,39 @@ rehearsal._go_through = through
     assert rehearse(first) == ["True", *NOTHING]
 
 
-@pytest.mark.parametrize("call", range(150, 400, 10))
-def test_sigterm_to_the_shell_as_well(call: int) -> None:
-    """A service manager that signals everybody is heard, though the shell is gone by then."""
-    first = f"""
+BEFORE_A_CALL = """
 calls = iter(range(1, 10**9))
-def kill(frame, event, argument):
+def watch(frame, event, argument):
     if event in ("call", "c_call") and next(calls) == {call}:
-        for shell in children(os.getpid()):
-            os.kill(shell, signal.SIGKILL)
-            os.waitid(os.P_PID, shell, os.WEXITED | os.WNOWAIT)
-        os.kill(os.getpid(), signal.SIGTERM)
+        {kill}
 go = rehearsal._go_through
 def through(*given):
-    sys.setprofile(kill)
+    sys.setprofile(watch)
     try:
-        return go(*given)
+        go(*given)
     finally:
         sys.setprofile(None)
 rehearsal._go_through = through
 """
-    assert rehearse(first) == ["True", *NOTHING]
+TERMINATE = "os.kill(os.getpid(), signal.SIGTERM)"
+
+
+@pytest.mark.parametrize("call", range(150, 400, 10))
+def test_sigterm_to_the_shell_as_well(call: int) -> None:
+    """A service manager that signals everybody is heard, though the shell is gone by then."""
+    kill = f"""
+        for shell in children(os.getpid()):
+            os.kill(shell, signal.SIGKILL)
+            os.waitid(os.P_PID, shell, os.WEXITED | os.WNOWAIT)
+        {TERMINATE}"""
+    assert rehearse(BEFORE_A_CALL.format(call=call, kill=kill)) == ["True", *NOTHING]
 
 
 @pytest.mark.parametrize("call", [*range(120, 400, 20), *range(400, 1900, 300)])
 def test_sigterm_before_any_call(call: int) -> None:
     """A SIGTERM before any call of a rehearsal is heard of, and nothing is left behind."""
-    first = f"""
-calls = iter(range(1, 10**9))
-def kill(frame, event, argument):
-    if event in ("call", "c_call") and next(calls) == {call}:
-        os.kill(os.getpid(), signal.SIGTERM)
-signal.signal(signal.SIGTERM, lambda *_: sys.exit("it came before there was anybody to hear it"))
-go = rehearsal._go_through
-def through(*given):
-    sys.setprofile(kill)
-    try:
-        return go(*given)
-    finally:
-        sys.setprofile(None)
-rehearsal._go_through = through
-"""
+    first = 'signal.signal(signal.SIGTERM, lambda *_: sys.exit("nobody was there to hear it"))'
+    first += BEFORE_A_CALL.format(call=call, kill=TERMINATE)
     assert rehearse(first) == ["True", *NOTHING]
 
 
