@@ -42,7 +42,7 @@ class State:
         killing_since: When SIGKILL was sent first.
         for_leader: Whether the last rung was for the leader only.
         reason: Why the task is stopped.
-        leader: Number and start time of the leader; it has ended when there are none.
+        leader: Number and start time of the leader, once there is one.
         stops: How many requests of the host have been heard.
         time_limit: When the task has to end.
         kills_for_host: Whether the death of the host ends the task.

@@ -24,7 +24,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
-from eventbus_tasks._process import linux, wire
+from eventbus_tasks._process import linux, vfork, wire
 from eventbus_tasks._process.arrival import ArrivalIndex
 from eventbus_tasks._process.board import Slot
 from eventbus_tasks._process.capture import Capture
@@ -200,8 +200,13 @@ class Guardian(Reachable):
         try:
             streams = open_streams(self._request, self._fds, self._dropped, self._entrust)
             self._streams = streams
+            if self._policy.timeout is not None:
+                self._time_limit = time.monotonic() + self._policy.timeout
+            with self._shared:
+                pass  # the warden has to know, should the program be on a disk that hangs
             group = None if self._cgroup is None else self._cgroup.fd
-            self._leader, self._report = start_leader(self._plan, group)
+            quick = self._execute if group is None and streams.pty is None else None
+            self._leader, self._report = start_leader(self._plan, group, quick)
         except OSError as error:
             number = error.errno or errno.EIO
             message = f"the program could not be started: {error.strerror or error}"
@@ -211,12 +216,17 @@ class Guardian(Reachable):
             if streams is not None:
                 streams.close_ends()
         self._captures, self._pty = streams.captures, streams.pty
-        if self._policy.timeout is not None:
-            self._time_limit = time.monotonic() + self._policy.timeout
         leader = read_process(self._leader)
         self._leader_start = leader.start_time if leader else 0
+        over = self._report < 0 and self._learn_start(leader)
         with self._shared:
-            return True
+            return not over
+
+    def _execute(self) -> int:
+        """Have the program executed the quick way; return 0 if that is not possible."""
+        streams = self._streams
+        outputs = (streams.stdin, streams.outputs[0], streams.outputs[-1])
+        return vfork.execute(self._fds.spec, self._request.image, outputs, self._nofile)
 
     def _plan(self) -> LeaderPlan:
         """Return what the leader has to do; called there."""
@@ -387,8 +397,13 @@ class Guardian(Reachable):
             self._reaped = True
             self._spawn_failed(**parse_failure(self._report_data))
             return True
-        process = read_process(self._leader)
+        return self._learn_start(read_process(self._leader))
+
+    def _learn_start(self, process: Process | None) -> bool:
+        """Learn from the leader whether the program runs; return ``True`` if it never will."""
         if process is not None and not process.executed:
+            with self._shared:
+                pass  # what has become of it may be the warden's doing
             if self._reason is not None:
                 return False  # stopped before it could execute anything; its status follows
             status = os.waitstatus_to_exitcode(os.waitpid(self._leader, 0)[1])

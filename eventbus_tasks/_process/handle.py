@@ -404,7 +404,7 @@ class WardenClient:
         """
         if self.lost:
             raise BrokenPipeError(errno.EPIPE, "the warden is gone")
-        data = spec.encode()
+        data, image = spec.encode(), launch.image_of(spec)
         try:
             policy = Policy.from_dict(spec.policy)
         except (TypeError, KeyError) as error:
@@ -430,7 +430,7 @@ class WardenClient:
                     theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
                 bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
                 undo.callback(os.close, bell)
-                memory = _memory_file(data)
+                memory = _memory_file(data + image)
                 try:
                     sent |= {"control": theirs.fileno(), "bell": bell, "spec": memory}
                     request = LaunchRequest(
@@ -442,6 +442,7 @@ class WardenClient:
                         nofile=spec.nofile,
                         rendezvous=spec.rendezvous,
                         pipes=streams if spec.capture == "pipe" else (),
+                        image=len(data),
                         descriptors=[PLACES[name] for name in sent],
                     )
                     try:

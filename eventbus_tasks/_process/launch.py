@@ -12,13 +12,17 @@ only, from the host to the warden that it has started itself.
 from __future__ import annotations
 
 import marshal
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from eventbus_tasks._process import image
 from eventbus_tasks._process.ladder import Policy
+from eventbus_tasks._process.marker import MARK
+from eventbus_tasks._process.wire import LaunchSpec
 
-__all__ = ["MOST", "LaunchRequest", "decode", "encode"]
+__all__ = ["MOST", "LaunchRequest", "decode", "encode", "image_of"]
 
 MOST: Final = 128 * 1024
 """Bytes that no request is larger than: a policy with all the steps that it can have takes half."""
@@ -40,6 +44,7 @@ class LaunchRequest:
         nofile: Soft limit of open files; ``None`` for the one the warden was started with.
         rendezvous: Path of the socket at which the guardian is asked, or ``None``.
         pipes: Streams that are captured through pipes; the warden makes them.
+        image: Where in the file of the specification the `image` of the program begins.
         descriptors: Which descriptors travel with the request: their places in `Descriptors`.
     """
 
@@ -51,6 +56,7 @@ class LaunchRequest:
     nofile: int | None
     rendezvous: str | None
     pipes: Sequence[str]
+    image: int
     descriptors: Sequence[int]
 
 
@@ -70,12 +76,26 @@ def encode(request: LaunchRequest) -> bytes:
         request.nofile,
         request.rendezvous,
         request.pipes,
+        request.image,
         request.descriptors,
     )
     packet = marshal.dumps(_exactly(values), _FORMAT)
     if len(packet) > MOST:
         raise ValueError("the termination policy has too many steps")
     return packet
+
+
+def image_of(spec: LaunchSpec) -> bytes:
+    """Return the program of a specification, which can be encoded, as it will be executed."""
+    env = {_raw(name): _raw(value) for name, value in spec.env.items()}
+    env[MARK.encode()] = spec.uid.encode()
+    argv = [_raw(text) for text in spec.argv]
+    programs = image.find_programs(argv[0], env)
+    return image.encode(_raw(spec.cwd), programs, argv, env, spec.umask)
+
+
+def _raw(text: str) -> bytes:
+    return text.encode() if text.isascii() else os.fsencode(text)
 
 
 def _exactly(value: Any) -> Any:

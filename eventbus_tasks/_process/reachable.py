@@ -56,8 +56,7 @@ class Reachable(Climber):
             OSError: It cannot be read.
             WireError: It is not one.
         """
-        size = os.fstat(self._fds.spec).st_size
-        return wire.LaunchSpec.decode(os.pread(self._fds.spec, size, 0))
+        return wire.LaunchSpec.decode(os.pread(self._fds.spec, self._request.image, 0))
 
     def _serve_visitors(self) -> None:
         callers, self._callers = self._callers, []

@@ -19,7 +19,7 @@ import signal
 import socket
 from typing import Final
 
-from eventbus_tasks._process import spawn, wire
+from eventbus_tasks._process import launch, spawn, vfork, wire
 from eventbus_tasks._process.board import Board
 from eventbus_tasks._process.descriptors import Descriptors, be_a_guardian, close_others
 from eventbus_tasks._process.dispositions import block_handled
@@ -33,6 +33,9 @@ _ROUNDS: Final = 10
 """CPython 3.11 begins to adapt code at its eighth call."""
 
 _SHELL: Final = "/bin/sh"
+_SPEC: Final = wire.LaunchSpec(
+    uid="rehearsal", argv=["sh", "-c", ""], cwd="/", env={"PATH": os.defpath, "HOME": "/"}
+)
 _REQUEST: Final = LaunchRequest(
     task=0,
     uid="rehearsal",
@@ -42,11 +45,10 @@ _REQUEST: Final = LaunchRequest(
     nofile=None,
     rendezvous=None,
     pipes=("stdout",),
+    image=len(_SPEC.encode()),
     descriptors=(),
 )
-_SPEC: Final = wire.LaunchSpec(
-    uid="rehearsal", argv=["sh", "-c", ""], cwd="/", env={"PATH": os.defpath, "HOME": "/"}
-)
+_FILE: Final = _SPEC.encode() + launch.image_of(_SPEC)
 
 
 def rehearse(board: Board, host: int) -> bool:
@@ -66,7 +68,9 @@ def rehearse(board: Board, host: int) -> bool:
     guardians: list[Guardian] = []
     wait, never = os.pipe2(os.O_CLOEXEC)
     leader = 0
+    clone = vfork.clone
     try:
+        vfork.try_out()
         leader = os.posix_spawn(
             _SHELL,
             ["sh", "-c", "read line"],
@@ -74,7 +78,9 @@ def rehearse(board: Board, host: int) -> bool:
             file_actions=[(os.POSIX_SPAWN_DUP2, wait, 0)],
         )
         spawn.fork = lambda: leader
+        vfork.clone = lambda *_: leader
         for _ in range(_ROUNDS):
+            vfork.prepare()
             _go_through(board, host, guardians)
             be_a_guardian(sorted([*kept, wait, never]))
             if guardians[-1].terminations:
@@ -82,8 +88,10 @@ def rehearse(board: Board, host: int) -> bool:
     except OSError:
         pass  # no shell, or no descriptors: then guardians are bigger than they could be
     finally:
+        vfork.prepare()
         block_handled()
         spawn.fork = os.fork
+        vfork.clone = clone
         if leader:
             _end(leader)
         signal.set_wakeup_fd(-1)
@@ -96,7 +104,7 @@ def _go_through(board: Board, host: int, guardians: list[Guardian]) -> None:
     slot = board.take()
     try:
         spec = os.memfd_create("ebt-rehearsal", os.MFD_CLOEXEC)
-        os.write(spec, _SPEC.encode())
+        os.write(spec, _FILE)
         pipe, end = os.pipe2(os.O_CLOEXEC)
         descriptors = Descriptors(
             control=theirs.detach(),

@@ -25,11 +25,11 @@ from eventbus_tasks._process.dispositions import (
     set_action,
     unblock_all,
 )
+from eventbus_tasks._process.image import find_programs
 from eventbus_tasks._process.pty import take_terminal
 
 __all__ = [
     "LeaderPlan",
-    "find_programs",
     "fork",
     "parse_failure",
     "start_leader",
@@ -67,8 +67,12 @@ class _Failure(Exception):
         }
 
 
-def start_leader(plan: Callable[[], LeaderPlan], cgroup: int | None = None) -> tuple[int, int]:
-    """Fork the leader and return its number and the pipe that tells how it went.
+def start_leader(
+    plan: Callable[[], LeaderPlan],
+    cgroup: int | None = None,
+    quick: Callable[[], int] | None = None,
+) -> tuple[int, int]:
+    """Start the leader and return its number and the pipe that tells how it went.
 
     The pipe ends without data when the program was executed, or when the child was killed
     before that; `family.Process.executed` tells the two apart.
@@ -77,10 +81,16 @@ def start_leader(plan: Callable[[], LeaderPlan], cgroup: int | None = None) -> t
         plan: Says what to do. It is called in the child: what that touches it has to copy, but its
             copies go when it executes the program, and ours would stay.
         cgroup: Descriptor of the control group in which it begins, or ``None`` for ours.
+        quick: Starts it without a fork, or returns 0. There is no pipe then (-1), for it has been
+            decided how it went. Whatever is in its way, the fork will say what it is.
 
     Raises:
         OSError: No process or no pipe to be had.
     """
+    if quick is not None:
+        with contextlib.suppress(OSError):
+            if pid := quick():
+                return pid, -1
     report, error_fd = os.pipe2(os.O_CLOEXEC)
     guardian = os.getpid()
     # Blocked, so that a stop which comes before the dispositions are reset stays pending
@@ -165,16 +175,6 @@ def _settle(plan: LeaderPlan) -> None:
     for number in HANDLED:
         set_action(number, DEFAULT)
     unblock_all()
-
-
-def find_programs(name: bytes, env: Mapping[bytes, bytes]) -> list[bytes]:
-    """Return the paths under which a program is tried, as seen from the task's directory."""
-    if b"/" in name:
-        return [name]
-    path = env.get(b"PATH")
-    if path is None:
-        path = os.fsencode(os.defpath)
-    return [(entry + b"/" if entry else b"./") + name for entry in path.split(b":")]
 
 
 def _execute(plan: LeaderPlan) -> NoReturn:

@@ -147,7 +147,7 @@ class StandIn:
     def _take(self, watch: _Watch, state: State, now: float) -> Rung | None:
         """Take the rung that is due, if one is; the guardian cannot take it any more."""
         pending = watch.requests[max(watch.done, state.stops) :]
-        leads = state.leader is not None and _is_alive(state.leader)
+        leads = state.leader is None or _is_alive(state.leader)
         ladder = state.ladder()
         if ladder is None:
             reason, rungs = _cause(pending, state, now)

@@ -349,7 +349,7 @@ class LaunchSpec:
             WireError: The data is not a specification.
         """
         try:
-            return cls(**_read(data.decode())[0])
+            return cls(**_read(data.partition(b"\0")[0].decode())[0])
         except (ValueError, TypeError) as error:
             raise WireError(f"not a launch specification: {error}") from error
 

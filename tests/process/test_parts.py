@@ -239,7 +239,9 @@ def test_members_of_enumerations_travel_as_what_they_are() -> None:
     policy = Policy(
         rungs=(Rung(signal.SIGINT, Word.KILL, 1),), on_host_death=Word.KILL, max_output=True
     )
-    request = LaunchRequest(1, Word.KILL, policy, Word.PIPE, (80, 24), None, None, [Word.PIPE], [])
+    request = LaunchRequest(
+        1, Word.KILL, policy, Word.PIPE, (80, 24), None, None, [Word.PIPE], 0, []
+    )
     there = launch.decode(launch.encode(request))
     assert there.policy == policy
     kinds = [there.uid, there.capture, there.policy.on_host_death, there.policy.rungs[0].scope]
@@ -255,7 +257,7 @@ def test_numbers_of_other_kinds_travel_as_numbers() -> None:
 
     def packet(timeout: Any) -> bytes:
         policy = Policy(timeout=timeout)
-        return launch.encode(LaunchRequest(1, "u", policy, "pipe", (1, 1), None, None, [], []))
+        return launch.encode(LaunchRequest(1, "u", policy, "pipe", (1, 1), None, None, [], 0, []))
 
     timeout = launch.decode(packet(Odd(1.5))).policy.timeout
     assert (type(timeout), timeout) == (float, 1.5)
@@ -268,7 +270,7 @@ def test_largest_policy_fits() -> None:
     """A policy with as many steps as are allowed is carried out; one more is refused."""
     most = TerminationPolicy(steps=(Step(signal=15, grace=0.1 + 0.2),) * 1000)
     policy = Policy.from_dict(most.to_dict())
-    request = LaunchRequest(1, "u" * 100, policy, "pipe", (80, 24), None, "/" * 200, [], [])
+    request = LaunchRequest(1, "u" * 100, policy, "pipe", (80, 24), None, "/" * 200, [], 0, [])
     assert launch.decode(launch.encode(request)).policy == policy
     with pytest.raises(ValueError, match="1000 steps at most, not 1001"):
         most.with_changes(steps=(*most.steps, Step(signal=9)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 
 from eventbus_tasks._process import wire
 from eventbus_tasks._process.board import Board, Slot, State
-from eventbus_tasks._process.family import read_process
+from eventbus_tasks._process.family import children, read_process
 from eventbus_tasks._process.guardian import Descriptors, Guardian
 from eventbus_tasks._process.ladder import KILL, Ladder, Policy, Rung
 from eventbus_tasks._process.launch import LaunchRequest
@@ -204,7 +205,7 @@ def test_guardian_that_hung_just_before_it_looked() -> None:
     """A leader that the warden has ended has been ended for the warden's reason."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     null, bell = os.open(os.devnull, os.O_RDONLY), os.eventfd(0)
-    request = LaunchRequest(1, "u", Policy(), "pipe", (80, 24), None, None, ["stdout"], [])
+    request = LaunchRequest(1, "u", Policy(), "pipe", (80, 24), None, None, ["stdout"], 0, [])
     slot = Slot.private()
     with ours, subprocess.Popen(["sh", "-c", "kill -KILL $$"]) as leader:
         guardian = Guardian(
@@ -293,6 +294,83 @@ async def test_frozen_disk(host: Host, book: Book, disk: Path, grace: float) -> 
         os.close(log)
     run.logs = {}
     run.link.close()
+
+
+class SlowDisk:
+    """A program whose file does not come when it is to be executed, like one on a dead server."""
+
+    def __init__(self, program: Path) -> None:
+        """Hold up everybody who executes this from now on (fanotify(7), ``FAN_OPEN_EXEC_PERM``)."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        self._queue = libc.fanotify_init(0x1 | 0x2 | 0x4, os.O_RDONLY)
+        mask = ctypes.c_uint64(0x40000)
+        if self._queue < 0 or libc.fanotify_mark(self._queue, 0x1, mask, -100, bytes(program)):
+            pytest.skip("nobody can be held up here: " + os.strerror(ctypes.get_errno()))
+
+    def let_go(self) -> None:
+        """Let everybody go on, now and later."""
+        queue, self._queue = self._queue, -1
+        if queue >= 0:
+            os.close(queue)
+
+
+@pytest.fixture
+def slow_program(tmp_path: Path) -> Iterator[tuple[str, SlowDisk]]:
+    """A program, and what holds up everybody who executes it."""
+    program = tmp_path / "slow"
+    shutil.copy("/bin/sleep", program)
+    disk = SlowDisk(program)
+    try:
+        yield str(program), disk
+    finally:
+        disk.let_go()
+
+
+def wait_until_held_up(host: Host) -> None:
+    """Wait until the only guardian of a host waits for its child to execute something."""
+
+    def held_up() -> bool:
+        (guardian,) = children(host.warden.pid) or (0,)
+        process = read_process(guardian)
+        return process is not None and process.state == "D"
+
+    wait_until(held_up)
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to hold up an execve")
+@pytest.mark.anyio
+async def test_program_on_a_slow_disk(host: Host, slow_program: tuple[str, SlowDisk]) -> None:
+    """A program whose file comes late is started late, and is a task like any other."""
+    program, disk = slow_program
+    run = host.run([program, "1000"])
+    wait_until_held_up(host)
+    assert not run.all(wire.Started)
+    disk.let_go()
+    assert (await run.until(wire.Started)).executable == program
+    run.link.stop("cancelled")
+    assert (await run.finish()).reason == "cancelled"
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to hold up an execve")
+@pytest.mark.anyio
+@pytest.mark.parametrize("why", ["cancelled", "timed_out"])
+async def test_program_on_a_disk_that_hangs(
+    host: Host, slow_program: tuple[str, SlowDisk], why: str
+) -> None:
+    """A program whose file never comes is stopped like any other, and never was started."""
+    program, _ = slow_program
+    run = host.run([program, "1000"], steps=SHORT, timeout=1.0 if why == "timed_out" else None)
+    wait_until_held_up(host)
+    other = host.run(["echo", "on time"])
+    assert (await other.finish()).return_code == 0
+    if why == "cancelled":
+        run.link.stop("cancelled")
+    ended = await run.finish()
+    assert ended.reason == why
+    assert ended.return_code in (-15, -9)  # who waits so can only be killed, by either
+    assert not run.all(wire.Started)
 
 
 finite = st.floats(allow_nan=False, allow_infinity=False)

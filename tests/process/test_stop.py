@@ -435,7 +435,7 @@ def test_start_that_is_seen_after_the_end() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     null, bell = os.open(os.devnull, os.O_RDONLY), os.eventfd(0)
     spec = os.memfd_create("spec")
-    request = LaunchRequest(1, "u", Policy(), "pipe", (80, 24), None, None, ["stdout"], [])
+    request = LaunchRequest(1, "u", Policy(), "pipe", (80, 24), None, None, ["stdout"], 0, [])
     report, end = os.pipe()
     os.close(end)
     with ours, subprocess.Popen(["sleep", "600"]) as leader:
@@ -466,7 +466,8 @@ spec = wire.LaunchSpec(
     env=dict(os.environ))
 request = LaunchRequest(
     task=1, uid="u", policy=Policy(rungs=(), timeout=0.2, kill_wait=0.3), capture="pipe",
-    pty_size=(80, 24), nofile=None, rendezvous=None, pipes=["stdout"], descriptors=[])
+    pty_size=(80, 24), nofile=None, rendezvous=None, pipes=["stdout"], image=len(spec.encode()),
+    descriptors=[])
 memory = os.memfd_create("spec")
 os.write(memory, spec.encode())
 pipe, end = os.pipe()

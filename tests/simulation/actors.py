@@ -71,6 +71,7 @@ def make_request(given: Iterable[str] = ()) -> LaunchRequest:
         nofile=None,
         rendezvous=None,
         pipes=("stdout",),
+        image=0,
         descriptors=[PLACES[name] for name in given],
     )
 

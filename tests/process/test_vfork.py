@@ -1,0 +1,201 @@
+"""Programs that are executed without a fork, and those that cannot be."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from eventbus_tasks._process import handle, wire
+
+from .conftest import GUARD, open_host
+
+if TYPE_CHECKING:
+    from .conftest import Host
+
+LOOK = """
+import ctypes, json, os, resource, signal, sys
+libc, answer = ctypes.CDLL(None), ctypes.c_int()
+libc.prctl(2, ctypes.byref(answer))
+status = open("/proc/self/status").read().splitlines()
+umask = os.umask(0)
+print(json.dumps({
+    "argv": sys.argv[1:],
+    "cwd": os.getcwd(),
+    "env": sorted(map(repr, os.environb.items())),
+    "umask": umask,
+    "limits": resource.getrlimit(resource.RLIMIT_NOFILE),
+    "dies with its parent": answer.value,
+    "leads": [os.getsid(0) == os.getpid(), os.getpgid(0) == os.getpid()],
+    "signals": [line for line in status if line.startswith(("SigBlk", "SigIgn", "ShdPnd"))],
+    "open": sorted(os.listdir("/proc/self/fd"))[:3],
+    "inherited": [n for n in range(3, 400) if os.path.exists(f"/proc/self/fd/{n}")],
+    "reads": os.read(0, 99).decode(),
+}), flush=True)
+os.write(2, b"and complains")
+"""
+
+BOTH_WAYS = """
+import os, signal, sys
+from eventbus_tasks._process import vfork
+from eventbus_tasks._process.dispositions import IGNORED
+from eventbus_tasks._process.image import encode, find_programs
+from eventbus_tasks._process.spawn import LeaderPlan, start_leader
+os.chdir("/")
+for number in IGNORED:
+    signal.signal(number, signal.SIG_IGN)
+signal.signal(signal.SIGTERM, print)
+vfork.try_out()
+vfork.prepare()
+here = os.fsencode(sys.argv[1])
+env = {b"PATH": b"/nowhere::" + os.path.dirname(os.fsencode(sys.executable)), b"N\\xff": b"\\xfe=",
+       b"EMPTY": b""}
+argv = [os.path.basename(os.fsencode(sys.executable)), b"-I", b"-S", b"-c",
+        os.fsencode(sys.argv[2]), b"", b"\\xff", "\\u00e9".encode()]
+pipes = [os.pipe() for _ in "ab"]
+for quickly in (False, True):
+    out = os.memfd_create("out")
+    stdin, end = os.pipe()
+    os.write(end, b"something")
+    plan = LeaderPlan(argv=argv, cwd=here, env=env, umask=0o027, nofile=123, stdin=stdin,
+                      stdout=out, stderr=out)
+    spec = os.memfd_create("spec")
+    os.write(spec, b"{}" + encode(here, find_programs(argv[0], env), argv, env, 0o027))
+    def quick():
+        return vfork.execute(spec, 2, (stdin, out, out), 123)
+    pid, report = start_leader(lambda: plan, None, quick if quickly else None)
+    assert (report < 0) == quickly, (pid, report)
+    assert os.waitpid(pid, 0) == (pid, 0)
+    print(os.pread(out, 99999, 0).decode())
+assert os.getcwd() == "/"
+"""
+
+
+def python(code: str, *arguments: str) -> str:
+    """Run a program that uses the package, and return what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=GUARD,
+        check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    return done.stdout
+
+
+only_here = pytest.mark.skipif(
+    os.uname().machine != "x86_64" or not hasattr(os, "confstr"),
+    reason="it is used on x86-64 with the GNU C library only",
+)
+
+
+@only_here
+def test_program_finds_what_it_finds_after_a_fork(tmp_path: Path) -> None:
+    """Both ways a program has the same arguments, environment, limits, signals and descriptors."""
+    lines = python(BOTH_WAYS, str(tmp_path), LOOK).splitlines()
+    (forked, one), (quick, two) = map(json.JSONDecoder().raw_decode, lines[::2])
+    assert quick == forked
+    assert (one, two, lines[1::2]) == (len(lines[0]), len(lines[2]), ["and complains"] * 2)
+    assert quick["cwd"] == str(tmp_path)
+    assert (quick["umask"], quick["limits"][0]) == (0o027, 123)
+    assert (quick["dies with its parent"], quick["leads"]) == (9, [True, True])
+    assert not quick["inherited"]
+
+
+BROKEN = {
+    "another layout": "vfork._FIRST = 12",
+    "another mask": "vfork._MASK = 38",
+    "a call that kills": "import signal; vfork._AT['setsid'] = vfork._AT['execve'] + (1 << 40)",
+    "a function that is missing": "vfork._AT.clear()",
+    "a program that is executed after all": "vfork._AT['execve'] = vfork._AT['umask']; "
+    "vfork._AT['memset'] = vfork._AT['umask']",
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_what_does_not_work_is_not_used(what: str) -> None:
+    """Where the first attempt does not go as it should there is no second, and nothing is left."""
+    said = python(f"""
+import os
+from eventbus_tasks._process import family, vfork
+{BROKEN[what]}
+before = sorted(os.listdir("/proc/self/fd"))
+vfork.try_out()
+vfork.prepare()
+assert sorted(os.listdir("/proc/self/fd")) == before
+print(vfork._room, vfork.execute(0, 0, (0, 0, 0), 9), family.children(os.getpid()))
+""")
+    assert said == "None 0 []\n"
+
+
+@only_here
+@pytest.mark.parametrize("first", ["", "signal.pthread_sigmask(signal.SIG_BLOCK, [10, 15, 17])"])
+def test_it_is_used_here(first: str) -> None:
+    """On the machines that it was made for it works, whatever was blocked before."""
+    said = python(f"""
+import signal
+from eventbus_tasks._process import vfork
+{first}
+vfork.try_out()
+print(vfork._room is not None, signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+""")
+    assert said == "True set()\n"
+
+
+@pytest.mark.anyio
+async def test_tasks_where_it_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it does not work programs are forked, and everything is as it would be."""
+    boot = "from eventbus_tasks._process import vfork\nvfork._AT.clear()\nfrom eventbus"
+    monkeypatch.setattr(handle, "_BOOT", handle._BOOT.replace("from eventbus", boot, 1))
+    async with open_host(tmp_path) as host:
+        run = host.run(["sh", "-c", "echo $0 $PPID; exit 3"])
+        assert (await run.finish()).return_code == 3
+        assert run.output().startswith(b"sh ")
+        missing = host.run(["there-is-no-such-program"])
+        await missing.released()
+        assert missing.only(wire.SpawnFailed).errno == 2
+
+
+@pytest.mark.anyio
+async def test_arguments_that_are_too_many(host: Host) -> None:
+    """A program with more arguments and variables than there is room for is forked."""
+    env = {**os.environ, **{f"LONG{n}": "x" * 100_000 for n in range(6)}}
+    run = host.run(["sh", "-c", "echo ${#LONG0} ${#LONG5}"], env=env)
+    assert (await run.finish()).return_code == 0
+    assert run.output() == b"100000 100000\n"
+
+
+@pytest.mark.anyio
+async def test_search_goes_on_past_what_cannot_be_executed(host: Host, tmp_path: Path) -> None:
+    """A directory, a file without permission and a broken script are no program of that name."""
+    places = [tmp_path / name for name in "abcd"]
+    for place in places:
+        place.mkdir()
+    (places[0] / "tool").mkdir()
+    (places[1] / "tool").write_text("#!/bin/sh\necho wrong\n")
+    (places[2] / "tool").write_text("#!/nowhere/sh\necho wrong\n")
+    (places[2] / "tool").chmod(0o755)
+    (places[3] / "tool").write_text('#!/bin/sh\necho "$0"\n')
+    (places[3] / "tool").chmod(0o755)
+    path = ":".join(map(str, places))
+    run = host.run(["tool"], env={"PATH": path})
+    assert (await run.finish()).return_code == 0
+    assert run.output() == f"{places[3]}/tool\n".encode()
+
+
+@pytest.mark.anyio
+async def test_program_relative_to_its_directory(host: Host, tmp_path: Path) -> None:
+    """A program with a slash is looked for where it will work, and so is one by an empty entry."""
+    (tmp_path / "tool").write_text("#!/bin/sh\necho $PWD\n")
+    (tmp_path / "tool").chmod(0o755)
+    options: dict[str, Any] = {"cwd": tmp_path, "env": {"PATH": "/nowhere:"}}
+    for name in ("./tool", "tool"):
+        run = host.run([name], **options)
+        assert (await run.finish()).return_code == 0
+        assert run.output() == f"{tmp_path}\n".encode()
