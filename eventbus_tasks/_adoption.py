@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -23,7 +22,7 @@ from eventbus_tasks._answers import (
     check_journal,
     check_reopened,
     close_quietly,
-    identity,
+    my_identity,
 )
 from eventbus_tasks._process import wire
 from eventbus_tasks._process.handle import GuardianLink
@@ -334,7 +333,7 @@ class Adoption:
             raise UnknownAgentError(task.ref.agent, tuple(sorted(plugins.agents)))
         project = Settings.load(Path(task.ref.project_dir), tables=plugins.tables)
         try:
-            attached = attach(task._path, {"host": identity(os.getpid())})
+            attached = attach(task._path, {"host": my_identity()})
         except OSError as error:
             raise TaskNotFoundError(uid) from error
         if isinstance(attached, str):

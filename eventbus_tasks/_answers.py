@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections.abc import Iterable, Mapping
@@ -42,8 +43,8 @@ __all__ = [
     "close_opened",
     "close_quietly",
     "current_umask",
-    "identity",
     "launch_spec",
+    "my_identity",
     "name_survivors",
     "open_files",
     "open_stdin",
@@ -158,7 +159,7 @@ def about(task: Task) -> dict[str, Any]:
     return {
         "ref": task.ref.to_dict(),
         "created_at": task.created_at.isoformat(),
-        "host": identity(os.getpid()),
+        "host": my_identity(),
         "logs": {stream: path for stream, path in paths.items() if path is not None},
     }
 
@@ -201,10 +202,16 @@ def portable(request: TaskRequest, command: Command) -> dict[str, Any]:
     return data
 
 
-def identity(pid: int) -> list[int]:
-    """Return number and start time of a process."""
-    process = read_process(pid)
-    return [pid, 0 if process is None else process.start_time]
+def my_identity() -> list[int]:
+    """Return number and start time of this process."""
+    pid = os.getpid()
+    return [pid, _my_start_time(pid)]
+
+
+@functools.cache
+def _my_start_time(pid: int) -> int:
+    process = read_process(pid)  # of this process: it stays what it is
+    return 0 if process is None else process.start_time
 
 
 def close_quietly(journal: Journal) -> None:

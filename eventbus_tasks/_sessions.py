@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from eventbus_tasks._answers import identity
+from eventbus_tasks._answers import my_identity
 from eventbus_tasks._process.sessions import claim_session, release_session
 from eventbus_tasks._threads import DeadlineExceededError
 from eventbus_tasks.errors import SessionBusyError
@@ -67,7 +67,7 @@ class SessionKeeper:
             "host_pid": os.getpid(),
         }
         if not self._guarded:
-            about["host"] = identity(os.getpid())
+            about["host"] = my_identity()
         settings = self._services.settings
         try:
             holder = await self._services.plugins.run(

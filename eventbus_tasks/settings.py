@@ -128,7 +128,7 @@ class Settings:
     _given: Mapping[type, Any] = field(default_factory=dict, repr=False, hash=False)
 
     def __post_init__(self) -> None:
-        for name, item in _fields(Settings).items():
+        for name, item in _limited(Settings).items():
             try:
                 _check_minimum(item, getattr(self, name))
             except ValueError as error:
@@ -200,7 +200,8 @@ class Settings:
 
 def _read_toml(path: Path, *, lenient: bool = False) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        with open(path, "rb") as file:
+            return tomllib.load(file)
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -213,6 +214,20 @@ def _read_toml(path: Path, *, lenient: bool = False) -> dict[str, Any]:
 @functools.cache
 def _fields(kind: type) -> dict[str, dataclasses.Field[Any]]:
     return {item.name: item for item in dataclasses.fields(kind) if not item.name.startswith("_")}
+
+
+@functools.cache
+def _limited(kind: type) -> dict[str, dataclasses.Field[Any]]:
+    return {name: item for name, item in _fields(kind).items() if "minimum" in item.metadata}
+
+
+@functools.cache
+def _variables(table: str, kind: type) -> dict[str, str]:
+    """Return the variables that set the fields of a table, and their fields."""
+    return {
+        _PREFIX + "_".join(part for part in (table, name) if part).upper(): name
+        for name in _fields(kind)
+    }
 
 
 def _merge(
@@ -246,8 +261,7 @@ def _merge_environ(
     values: dict[str, dict[str, Any]], declared: Mapping[str, type], environ: Mapping[str, str]
 ) -> None:
     for table, kind in {"": Settings, **declared}.items():
-        for name in _fields(kind):
-            variable = _PREFIX + "_".join(part for part in (table, name) if part).upper()
+        for variable, name in _variables(table, kind).items():
             if variable in environ:
                 dotted = f"{table}.{name}" if table else name
                 _set(values[table], kind, name, environ[variable], variable, dotted, project=False)

@@ -216,14 +216,16 @@ def write_holder(path: Path, holder: Mapping[str, Any]) -> None:
         OSError: It cannot be written.
     """
     private_directory(path.parent)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    data = json.dumps(dict(holder)).encode()
+    temporary = f"{path.parent}/.{path.name}.{os.getpid()}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        with open(os.open(temporary, flags, 0o600), "w", encoding="utf-8") as file:
-            json.dump(dict(holder), file)
-        temporary.replace(path)
+        with open(os.open(temporary, flags, 0o600), "wb") as file:
+            file.write(data)
+        os.rename(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
         raise
 
 
