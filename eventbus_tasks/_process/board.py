@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from itertools import starmap
 from typing import Any, Final
 
-from eventbus_tasks._process.ladder import Ladder, Rung, plain_rung
+from eventbus_tasks._process.ladder import Ladder, Policy, Rung, plain_rung
 
 __all__ = ["Board", "Slot", "State"]
 
@@ -197,6 +197,16 @@ class Slot:
             memory[first : first + length] = data
             memory[start + 1] = length >> 8
             memory[start] = length & 0xFF
+
+    def introduce(self, policy: Policy) -> None:
+        """Write down what a guardian has not got to yet: its program may be on a slow disk."""
+        with self.locked() as held:
+            if held and self.read() is None:
+                limit = None if policy.timeout is None else time.monotonic() + policy.timeout
+                kills = policy.on_host_death == "kill"
+                state = State(policy.rungs, policy.kill_wait, policy.exit_grace)
+                state.time_limit, state.kills_for_host = limit, kills
+                self.write(state)
 
     def clear(self) -> None:
         """Make it as it was before anybody has used it."""

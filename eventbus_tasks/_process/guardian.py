@@ -202,8 +202,6 @@ class Guardian(Reachable):
             self._streams = streams
             if self._policy.timeout is not None:
                 self._time_limit = time.monotonic() + self._policy.timeout
-            with self._shared:
-                pass  # the warden has to know, should the program be on a disk that hangs
             group = None if self._cgroup is None else self._cgroup.fd
             quick = self._execute if group is None and streams.pty is None else None
             self._leader, self._report = start_leader(self._plan, group, quick)

@@ -9,55 +9,56 @@ from __future__ import annotations
 
 import os
 import struct
-from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Final
 
 __all__ = ["PLACES", "encode", "find_programs"]
 
-_HEAD: Final = struct.Struct("=QQQQ")
-"""How many strings there are of each kind: paths of the program, arguments, variables; the umask.
+PLACES: Final = 4
+"""Words (of 8 bytes) at the beginning: how many strings there are of each kind, that is paths of
+the program, arguments and variables; and the umask.
 
-The places follow, relative to the first byte of the head: that of the working directory, those of
-the paths, of the arguments and of the variables. The last two rows end with a zero.
+The places follow, relative to the first byte of all: that of the working directory, those of the
+paths, of the arguments and of the variables. The last two rows end with a zero.
 """
 
-PLACES: Final = 4
-"""How many words come before the places."""
+_WORD: Final = 8
 
 
 def encode(
     cwd: bytes,
-    paths: Sequence[bytes],
+    programs: Sequence[bytes],
     argv: Sequence[bytes],
-    env: Mapping[bytes, bytes],
+    variables: Sequence[bytes],
     umask: int,
 ) -> bytes:
     """Return a program as one piece.
 
     Args:
         cwd: Where it works, and what relative paths are relative to.
-        paths: Under which it is looked for, in this order.
+        programs: Paths under which it is looked for, in this order.
         argv: Its arguments.
-        env: Its environment.
+        variables: Its environment: each name with its value.
         umask: Its file mode mask.
     """
-    variables = [name + b"=" + value for name, value in env.items()]
-    strings = [cwd, *paths, *argv, *variables]
-    places = 8 * (len(strings) + 2)
-    starts = array("Q", accumulate([len(s) + 1 for s in strings], initial=_HEAD.size + places))
-    starts[-1] = 0
-    starts.insert(1 + len(paths) + len(argv), 0)
-    head = _HEAD.pack(len(paths), len(argv), len(variables), umask)
-    return b"".join((head, starts.tobytes(), b"\0".join(strings), b"\0"))
+    strings = [cwd, *programs, *argv, *variables]
+    first = _WORD * (PLACES + len(strings) + 2)
+    *places, _ = accumulate([len(string) + 1 for string in strings], initial=first)
+    places.insert(1 + len(programs) + len(argv), 0)
+    words = (len(programs), len(argv), len(variables), umask, *places, 0)
+    return struct.pack(f"={len(words)}Q", *words) + b"\0".join(strings) + b"\0"
 
 
-def find_programs(name: bytes, env: Mapping[bytes, bytes]) -> list[bytes]:
-    """Return the paths under which a program is tried, as seen from the task's directory."""
+def find_programs(name: bytes, path: bytes | None) -> list[bytes]:
+    """Return the paths under which a program is tried, as seen from the task's directory.
+
+    Args:
+        name: What it is called.
+        path: ``PATH`` of the task, if it has one.
+    """
     if b"/" in name:
         return [name]
-    path = env.get(b"PATH")
     if path is None:
         path = os.fsencode(os.defpath)
     return [(entry + b"/" if entry else b"./") + name for entry in path.split(b":")]

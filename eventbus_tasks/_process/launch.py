@@ -87,15 +87,12 @@ def encode(request: LaunchRequest) -> bytes:
 
 def image_of(spec: LaunchSpec) -> bytes:
     """Return the program of a specification, which can be encoded, as it will be executed."""
-    env = {_raw(name): _raw(value) for name, value in spec.env.items()}
-    env[MARK.encode()] = spec.uid.encode()
-    argv = [_raw(text) for text in spec.argv]
-    programs = image.find_programs(argv[0], env)
-    return image.encode(_raw(spec.cwd), programs, argv, env, spec.umask)
-
-
-def _raw(text: str) -> bytes:
-    return text.encode() if text.isascii() else os.fsencode(text)
+    env = {**spec.env, MARK: spec.uid}
+    variables = [os.fsencode(f"{name}={value}") for name, value in env.items()]
+    argv = list(map(os.fsencode, spec.argv))
+    path = env.get("PATH")
+    programs = image.find_programs(argv[0], None if path is None else os.fsencode(path))
+    return image.encode(os.fsencode(spec.cwd), programs, argv, variables, spec.umask)
 
 
 def _exactly(value: Any) -> Any:

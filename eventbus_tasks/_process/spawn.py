@@ -181,7 +181,7 @@ def _execute(plan: LeaderPlan) -> NoReturn:
     name = plan.argv[0]
     if not name:
         raise _Failure("exec", errno.ENOENT, name, "the name of the program is empty")
-    candidates = find_programs(name, plan.env)
+    candidates = find_programs(name, plan.env.get(b"PATH"))
     searched = b"/" not in name
     worst = OSError(errno.ENOENT, os.strerror(errno.ENOENT))
     worst_path = name

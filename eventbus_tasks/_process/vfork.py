@@ -215,7 +215,7 @@ def try_out() -> None:
     room = _Room()
     spec = os.memfd_create("ebt-try", os.MFD_CLOEXEC)
     try:
-        os.write(spec, image.encode(b"/", [b"/"], [b"/"], {}, 0o077))
+        os.write(spec, image.encode(b"/", [b"/"], [b"/"], [], 0o077))
         if _fill(room):
             child = _execute(room, spec, 0, (spec, spec, spec), 1024)
             if child > 0:  # it was ended by a signal

@@ -338,6 +338,8 @@ class Warden:
         poll.poll(_SETTLE)
         os.close(settled)
         self._pids[request.task] = pid
+        if slot is not None:
+            slot.introduce(policy)
         if slot is not None and policy.timeout is not None:
             self._stand_in.watch(pid, request.task, slot, due=time.monotonic() + policy.timeout)
         close_all(ends)

@@ -317,14 +317,7 @@ class LaunchSpec:
             ValueError: A NUL byte, an empty argv, or a name of the environment that is not one.
             UnicodeEncodeError: Text that is not from this system.
         """
-        for text in (*self.argv, self.cwd, *self.env, *self.env.values()):
-            if "\0" in text:
-                raise ValueError(f"NUL byte in {text!r}")
-        for name in self.env:
-            if not name or "=" in name:
-                raise ValueError(f"{name!r} cannot be the name of an environment variable")
-        if not self.argv:
-            raise ValueError("argv is empty")
+        self._check()
         data = {
             "uid": self.uid,
             "argv": [_outward(text) for text in self.argv],
@@ -340,6 +333,17 @@ class LaunchSpec:
             "rendezvous": self.rendezvous,
         }
         return json.dumps(data, separators=(",", ":")).encode()
+
+    def _check(self) -> None:
+        texts = (*self.argv, self.cwd, *self.env, *self.env.values())
+        if "\0" in "".join(texts):  # at once: there are dozens
+            wrong = next(text for text in texts if "\0" in text)
+            raise ValueError(f"NUL byte in {wrong!r}")
+        if "" in self.env or "=" in "".join(self.env):
+            wrong = next(name for name in self.env if not name or "=" in name)
+            raise ValueError(f"{wrong!r} cannot be the name of an environment variable")
+        if not self.argv:
+            raise ValueError("argv is empty")
 
     @classmethod
     def decode(cls, data: bytes) -> LaunchSpec:

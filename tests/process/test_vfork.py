@@ -65,7 +65,8 @@ for quickly in (False, True):
     plan = LeaderPlan(argv=argv, cwd=here, env=env, umask=0o027, nofile=123, stdin=stdin,
                       stdout=out, stderr=out)
     spec = os.memfd_create("spec")
-    os.write(spec, b"{}" + encode(here, find_programs(argv[0], env), argv, env, 0o027))
+    os.write(spec, b"{}" + encode(here, find_programs(argv[0], env[b"PATH"]), argv,
+             [b"=".join(one) for one in env.items()], 0o027))
     def quick():
         return vfork.execute(spec, 2, (stdin, out, out), 123)
     pid, report = start_leader(lambda: plan, None, quick if quickly else None)
