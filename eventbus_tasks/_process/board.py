@@ -198,15 +198,18 @@ class Slot:
             memory[start + 1] = length >> 8
             memory[start] = length & 0xFF
 
-    def introduce(self, policy: Policy) -> None:
-        """Write down what a guardian has not got to yet: its program may be on a slow disk."""
-        with self.locked() as held:
-            if held and self.read() is None:
-                limit = None if policy.timeout is None else time.monotonic() + policy.timeout
-                kills = policy.on_host_death == "kill"
-                state = State(policy.rungs, policy.kill_wait, policy.exit_grace)
-                state.time_limit, state.kills_for_host = limit, kills
-                self.write(state)
+    def introduce(self, policy: Policy, begun: float) -> None:
+        """Write down how a task begins, for a guardian that has not got to it.
+
+        Args:
+            policy: Of the task.
+            begun: When its guardian was made.
+        """
+        state = State(policy.rungs, policy.kill_wait, policy.exit_grace)
+        if policy.timeout is not None:
+            state.time_limit = begun + policy.timeout
+        state.kills_for_host = policy.on_host_death == "kill"
+        self.write(state)
 
     def clear(self) -> None:
         """Make it as it was before anybody has used it."""

@@ -88,9 +88,12 @@ def start_leader(
         OSError: No process or no pipe to be had.
     """
     if quick is not None:
-        with contextlib.suppress(OSError):
-            if pid := quick():
-                return pid, -1
+        try:
+            pid = quick()
+        except OSError:
+            pid = 0
+        if pid:
+            return pid, -1
     report, error_fd = os.pipe2(os.O_CLOEXEC)
     guardian = os.getpid()
     # Blocked, so that a stop which comes before the dispositions are reset stays pending

@@ -57,16 +57,21 @@ class StandIn:
     """
 
     def __init__(
-        self, tell: Callable[[int, wire.Message], None], kill_group: Callable[[int], object]
+        self,
+        tell: Callable[[int, wire.Message], None],
+        kill_group: Callable[[int], object],
+        introduce: Callable[[int], object],
     ) -> None:
         """Begin with nobody.
 
         Args:
             tell: Tells the host about a task.
             kill_group: Kills the control group of a guardian's task, if it has one.
+            introduce: Writes the first state into the slot of a guardian that has written none.
         """
         self._tell = tell
         self._kill_group = kill_group
+        self._introduce = introduce
         self._watches: dict[int, _Watch] = {}
         self.next_look = math.inf
 
@@ -109,8 +114,12 @@ class StandIn:
         rung = None
         with watch.slot.locked() as held:
             state = watch.slot.read()
+            if state is None and held:
+                # Its program is on a disk that hangs, for one; it has never been here.
+                self._introduce(guardian)
+                state = watch.slot.read()
             if state is None or state.over:
-                # Without a state it has not begun yet, or has a ladder that is too long.
+                # Without a state it has a ladder that is too long.
                 watch.look_at = now + 1.0 if state is None else math.inf
                 return
             watch.look_at = now + LOOK_EVERY

@@ -19,7 +19,6 @@ and the first attempt goes as it should.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import mmap
 import os
@@ -28,8 +27,8 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from eventbus_tasks._process import image
 from eventbus_tasks._process.dispositions import DEFAULT, HANDLED, block_handled, unblock_all
+from eventbus_tasks._process.image import PLACES, encode
 
 __all__ = ["clone", "execute", "prepare", "try_out"]
 
@@ -179,9 +178,6 @@ class _Room:
 
 _room: _Room | None = None
 
-_WHATEVER_COMES: Final = contextlib.suppress(OSError)
-"""When the program runs, nothing may look as if it did not."""
-
 
 def prepare() -> None:
     """Have everything ready for one `execute`, here or in a forked child, if it works here.
@@ -215,7 +211,7 @@ def try_out() -> None:
     room = _Room()
     spec = os.memfd_create("ebt-try", os.MFD_CLOEXEC)
     try:
-        os.write(spec, image.encode(b"/", [b"/"], [b"/"], [], 0o077))
+        os.write(spec, encode(b"/", [b"/"], [b"/"], [], 0o077))
         if _fill(room):
             child = _execute(room, spec, 0, (spec, spec, spec), 1024)
             if child > 0:  # it was ended by a signal
@@ -244,7 +240,10 @@ def execute(spec: int, start: int, streams: Sequence[int], nofile: int) -> int:
     Raises:
         OSError: The specification cannot be read, or nobody can work in its directory.
     """
-    return 0 if _room is None else max(0, _execute(_room, spec, start, streams, nofile))
+    if _room is None:
+        return 0
+    child = _execute(_room, spec, start, streams, nofile)
+    return child if child > 0 else 0  # noqa: FURB136 - `max` is on a page of its own
 
 
 def _execute(room: _Room, spec: int, start: int, streams: Sequence[int], nofile: int) -> int:
@@ -253,7 +252,7 @@ def _execute(room: _Room, spec: int, start: int, streams: Sequence[int], nofile:
     if os.preadv(spec, [room.content], start) == len(room.content):
         return 0
     paths, arguments, variables = words[_IMAGE], words[_IMAGE + 1], words[_IMAGE + 2]
-    row = _IMAGE + image.PLACES
+    row = _IMAGE + PLACES
     for number in range(row, row + paths + arguments + variables + 3):
         if words[number]:
             words[number] += origin
@@ -286,11 +285,15 @@ def _execute(room: _Room, spec: int, start: int, streams: Sequence[int], nofile:
         finally:
             unblock_all()
     finally:
-        with _WHATEVER_COMES:
+        try:  # `contextlib.suppress` would be ten pages more to copy
             os.chdir("/")
+        except OSError:
+            pass  # when the program runs, nothing may look as if it did not
     failed = words[_FAILED]
-    with _WHATEVER_COMES:
+    try:
         memory.madvise(mmap.MADV_DONTNEED)
+    except OSError:
+        pass  # then it is not given back
     if child < 0:
         return 0
     if failed:

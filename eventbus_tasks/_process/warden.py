@@ -21,7 +21,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
 from eventbus_tasks._process import launch, linux, wire
@@ -50,7 +50,7 @@ from eventbus_tasks._process.family import (
     survivors_of,
 )
 from eventbus_tasks._process.guardian import Guardian
-from eventbus_tasks._process.ladder import Rung, rungs_of
+from eventbus_tasks._process.ladder import Policy, Rung, rungs_of
 from eventbus_tasks._process.launch import LaunchRequest
 from eventbus_tasks._process.orphans import Ownership
 from eventbus_tasks._process.outbox import Outbox
@@ -82,18 +82,20 @@ class _Charge:
     """One task in the warden's care, and the warden's copies of what says that it is not over.
 
     Those are the lock of the project and, for its lock alone, the end record: the warden neither
-    reads nor writes it. `cgroup` is the control group of the task, if it has got one.
+    reads nor writes it. `cgroup` is the control group of the task, if it has got one, and `begun`
+    when its guardian was made.
     """
 
     task: int
     uid: str
-    kill_wait: float
+    policy: Policy
     held: list[int]
     slot: Slot | None
     """What is shared with the guardian."""
     pipes: list[tuple[str, int]]
     """Where its output is read, for what is left in there when the guardian is killed."""
     cgroup: TaskCgroup | None = None
+    begun: float = field(default_factory=time.monotonic)
     report_at: float | None = None
     """When those who resist the sweep are reported; ``None`` before the sweep, and after that."""
     rounds_without: int = 0
@@ -122,7 +124,7 @@ class Warden:
         self._sweeping: list[_Charge] = []
         self._ownership = Ownership()
         self._board = Board()
-        self._stand_in = StandIn(self._tell, self._kill_group)
+        self._stand_in = StandIn(self._tell, self._kill_group, self._introduce)
         self._upwards, self._to_warden = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for end in (self._upwards, self._to_warden):
             end.setblocking(False)
@@ -273,6 +275,11 @@ class Warden:
         if charge is not None and charge.cgroup is not None:
             charge.cgroup.kill()
 
+    def _introduce(self, guardian: int) -> None:
+        charge = self._guardians.get(guardian)
+        if charge is not None and charge.slot is not None:
+            charge.slot.introduce(charge.policy, charge.begun)
+
     def _watch_stop(self, asked: wire.StopAsked) -> None:
         """See that a guardian does what it was asked for."""
         pid = self._pids.get(asked.task, 0)
@@ -305,7 +312,7 @@ class Warden:
         if descriptors.end_record is not None:
             held.append(descriptors.end_record)
         group = None if self._cgroups is None else TaskCgroup.of(self._cgroups, request.uid)
-        charge = _Charge(request.task, request.uid, policy.kill_wait, held, slot, pipes, group)
+        charge = _Charge(request.task, request.uid, policy, held, slot, pipes, group)
         kept = [0, 1, 2, self._host, descriptors.board, descriptors.warden, *given, *ends]
         for _, pipe in pipes:
             kept.append(pipe)
@@ -338,8 +345,6 @@ class Warden:
         poll.poll(_SETTLE)
         os.close(settled)
         self._pids[request.task] = pid
-        if slot is not None:
-            slot.introduce(policy)
         if slot is not None and policy.timeout is not None:
             self._stand_in.watch(pid, request.task, slot, due=time.monotonic() + policy.timeout)
         close_all(ends)
@@ -387,7 +392,7 @@ class Warden:
                 self._release(charge)
             else:
                 self._tell(charge.task, wire.GuardianLost(code=code, at=time.time()))
-                charge.report_at = time.monotonic() + charge.kill_wait
+                charge.report_at = time.monotonic() + charge.policy.kill_wait
                 self._sweeping.append(charge)
 
     @property

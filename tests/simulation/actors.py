@@ -106,7 +106,7 @@ class SimulatedWarden(Warden):
     def __init__(self) -> None:
         self._guardians = {}
         self._pids = {}
-        self._stand_in = StandIn(self._tell, _nothing)
+        self._stand_in = StandIn(self._tell, _nothing, _nothing)
         self._sweeping = []
         self._ownership = Ownership()
         self._connected = True
@@ -116,7 +116,7 @@ class SimulatedWarden(Warden):
         """Have the guardian, as a launch leaves it that nothing has happened to."""
         slot, policy = MACHINE.slot, MACHINE.plan.policy
         pipes = [("stdout", WARDEN_PIPE)]
-        charge = _Charge(1, "u", policy.kill_wait, [WARDEN_LOCK], slot=slot, pipes=pipes)
+        charge = _Charge(1, "u", policy, [WARDEN_LOCK], slot=slot, pipes=pipes)
         self._guardians[GUARDIAN] = charge
         self._pids[1] = GUARDIAN
         if policy.timeout is not None:
