@@ -47,7 +47,7 @@ from eventbus_tasks._process.pty import Pty
 from eventbus_tasks._process.reachable import Reachable
 from eventbus_tasks._process.record import write_end_record
 from eventbus_tasks._process.spawn import LeaderPlan, parse_failure, start_leader
-from eventbus_tasks._process.streams import open_streams
+from eventbus_tasks._process.streams import capture_streams, open_streams
 from eventbus_tasks._process.upwards import WardenLink
 from eventbus_tasks._process.waiting import poll_time
 
@@ -213,10 +213,14 @@ class Guardian(Reachable):
         finally:
             if streams is not None:
                 streams.close_ends()
-        self._captures, self._pty = streams.captures, streams.pty
+        self._pty = streams.pty
         leader = read_process(self._leader)
         self._leader_start = leader.start_time if leader else 0
+        # First of all this, for which people wait; what the program writes waits in its pipe.
         over = self._report < 0 and self._learn_start(leader)
+        self._captures = capture_streams(
+            streams, self._request, self._fds, self._dropped, self._entrust
+        )
         with self._shared:
             return not over
 

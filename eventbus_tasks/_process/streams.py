@@ -9,7 +9,7 @@ from eventbus_tasks._process.descriptors import Descriptors
 from eventbus_tasks._process.launch import LaunchRequest
 from eventbus_tasks._process.pty import Pty, open_pty
 
-__all__ = ["Streams", "open_streams"]
+__all__ = ["Streams", "capture_streams", "open_streams"]
 
 
 class Streams:
@@ -18,18 +18,16 @@ class Streams:
     Attributes:
         stdin: What becomes its descriptor 0.
         outputs: What becomes its descriptors 1 and 2: one for both, or two.
-        captures: How its output comes to its logs.
         pty: The capture of a program at a terminal of its own.
         ends: What is to be closed here as soon as the program has it.
     """
 
-    __slots__ = ("captures", "ends", "outputs", "pty", "stdin")
+    __slots__ = ("ends", "outputs", "pty", "stdin")
 
     def __init__(self, stdin: int, ends: list[int], pty: Pty | None = None) -> None:
         """Begin without outputs."""
         self.stdin = stdin
         self.outputs: list[int] = []
-        self.captures: list[Capture] = []
         self.pty = pty
         self.ends = ends
 
@@ -41,7 +39,7 @@ class Streams:
 
 
 def open_streams(request: LaunchRequest, fds: Descriptors, gap: Gap, entrust: Entrust) -> Streams:
-    """Open what a program writes to, and begin to capture it.
+    """Open what a program writes to.
 
     Args:
         request: Says how it is captured, and how much of it is kept.
@@ -52,31 +50,50 @@ def open_streams(request: LaunchRequest, fds: Descriptors, gap: Gap, entrust: En
     Raises:
         OSError: There are no descriptors or terminals left. What is open already stays open.
     """
-    policy = request.policy
-    keep = policy.max_output
-    if keep is not None and policy.keep != "tail":
-        keep = None
     if request.capture == "pty":
         ends = open_pty(*request.pty_size)
         entrust("stdout", ends[0])
+        keep = _kept(request)
         pty = Pty("stdout", ends, fds.stdin, fds.stdout, fds.bell, gap, keep=keep)
         streams = Streams(ends[1], [], pty)
         streams.outputs.append(ends[1])
-        streams.captures.append(pty)
         return streams
     streams = Streams(fds.stdin, [fds.stdin])
-    logs = [("stdout", fds.stdout)]
-    if fds.stderr is not None:
-        logs.append(("stderr", fds.stderr))
-    for stream, log in logs:
+    for stream, log in _logs(fds):
         if request.capture == "pipe":
-            pipe, end = fds.take_pipe(stream)
-            streams.captures.append(PipeCapture(stream, pipe, log, fds.bell, gap, keep, entrust))
+            _, end = fds.take_pipe(stream)
         else:
             # A description of its own, because the host's must not append; the path of the
             # descriptor works for files without a name, too.
             end = os.open(f"/proc/self/fd/{log}", os.O_WRONLY | os.O_APPEND)
-            streams.captures.append(FileCapture(stream, log, fds.bell, gap, keep))
         streams.outputs.append(end)
         streams.ends.append(end)
     return streams
+
+
+def capture_streams(
+    streams: Streams, request: LaunchRequest, fds: Descriptors, gap: Gap, entrust: Entrust
+) -> list[Capture]:
+    """Begin to capture what was opened, for which the arguments are the same."""
+    if streams.pty is not None:
+        return [streams.pty]
+    captures: list[Capture] = []
+    keep = _kept(request)
+    for stream, log in _logs(fds):
+        if request.capture == "pipe":
+            pipe, _ = fds.take_pipe(stream)
+            captures.append(PipeCapture(stream, pipe, log, fds.bell, gap, keep, entrust))
+        else:
+            captures.append(FileCapture(stream, log, fds.bell, gap, keep))
+    return captures
+
+
+def _logs(fds: Descriptors) -> list[tuple[str, int]]:
+    logs = [("stdout", fds.stdout)]
+    if fds.stderr is not None:
+        logs.append(("stderr", fds.stderr))
+    return logs
+
+
+def _kept(request: LaunchRequest) -> int | None:
+    return request.policy.max_output if request.policy.keep == "tail" else None

@@ -164,12 +164,14 @@ def _survivors_of(procs: Iterable[Proc]) -> tuple[wire.Survivor, ...]:
     return tuple([wire.Survivor(pid=p.pid, start_time=p.start_time, command="") for p in procs])
 
 
-def _open_streams(_: Any, fds: Any, gap: Any, __: Any) -> Streams:
-    capture = Capture("stdout", PIPE, fds.stdout, fds.bell, gap)
+def _open_streams(_: Any, fds: Any, *__: Any) -> Streams:
     streams = Streams(fds.stdin, [])
     streams.outputs.append(PIPE)
-    streams.captures.append(capture)
     return streams
+
+
+def _capture_streams(_: Any, __: Any, fds: Any, gap: Any, ___: Any) -> list[Capture]:
+    return [Capture("stdout", PIPE, fds.stdout, fds.bell, gap)]
 
 
 @contextlib.contextmanager
@@ -208,6 +210,7 @@ def installed() -> Iterator[None]:
         "read_process": MACHINE.read_process,
         "start_leader": MACHINE.start_leader,
         "open_streams": _open_streams,
+        "capture_streams": _capture_streams,
         "write_end_record": _write_end_record,
         # Messages travel as they are: that they survive JSON is a test of the wire.
         "wire": _stand_in(
