@@ -133,8 +133,11 @@ def make_place(state_dir: Path, uid: str) -> Place:
 
 
 def _make(directory: Path, uid: str) -> Place:
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle = _open_private(directory)
+    try:
+        handle = _open_private(directory)
+    except FileNotFoundError:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle = _open_private(directory)
     try:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:

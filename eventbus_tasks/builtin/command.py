@@ -25,9 +25,9 @@ def ebt_build_command(task: Task) -> Command | None:
     if task.agent != "command":
         return None
     request = task.request
-    environ = dict(os.environ)
+    environ = {**os.environ, **request.env}
     if request.pty_size is None:
-        return Command(argv=request.argv, env={**environ, **request.env}, stdin=request.stdin)
+        return Command(argv=request.argv, env=environ, stdin=request.stdin)
     for name in ("COLUMNS", "LINES"):  # of another terminal
         environ.pop(name, None)
     return Command(

@@ -27,8 +27,11 @@ class UnnamedLog:
         Raises:
             OSError: The directory cannot be used.
         """
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        stdout = open_unnamed(self._directory)
+        try:
+            stdout = open_unnamed(self._directory)
+        except FileNotFoundError:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            stdout = open_unnamed(self._directory)
         try:
             stderr = open_unnamed(self._directory) if separate_stderr else None
         except OSError:
