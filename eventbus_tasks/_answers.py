@@ -43,7 +43,6 @@ __all__ = [
     "close_opened",
     "close_quietly",
     "current_umask",
-    "launch_spec",
     "my_identity",
     "name_survivors",
     "open_files",
@@ -57,9 +56,6 @@ __all__ = [
 ]
 
 logger: Final[logging.Logger] = logging.getLogger("eventbus_tasks")
-
-_TERM: Final = "xterm-256color"
-"""What most programs know best, for a terminal whose kind nobody has named."""
 
 _COMMAND: Final = 200
 """Characters of a command line that an outcome keeps."""
@@ -129,7 +125,7 @@ def close_notes(files: LogFiles) -> None:
 
 
 def open_files(
-    store: OutputStore, *, separate_stderr: bool, state_dir: Path, uid: str
+    store: OutputStore, separate_stderr: bool, state_dir: Path, uid: str
 ) -> tuple[LogFiles, Place | None]:
     """Open the log of a task, and make the place where its guardian will be found.
 
@@ -162,28 +158,6 @@ def about(task: Task) -> dict[str, Any]:
         "host": my_identity(),
         "logs": {stream: path for stream, path in paths.items() if path is not None},
     }
-
-
-def launch_spec(
-    task: Task, command: Command, policy: TerminationPolicy, place: Place | None
-) -> wire.LaunchSpec:
-    """Return what the guardian is told, but for the descriptors."""
-    environ = dict(command.env if command.env is not None else os.environ)
-    if command.capture == "pty":
-        environ.setdefault("TERM", _TERM)
-    return wire.LaunchSpec(
-        uid=task.uid,
-        argv=list(command.argv),
-        cwd=str(command.cwd or task.project_dir),
-        env=environ,
-        umask=current_umask(),
-        capture=command.capture,
-        pty_size=command.pty_size,
-        policy=policy.to_dict(),
-        about=about(task),
-        request=portable(task.request, command),
-        rendezvous=None if place is None else place.path,
-    )
 
 
 def name_survivors(found: Iterable[wire.Survivor]) -> tuple[Survivor, ...]:

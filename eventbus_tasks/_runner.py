@@ -22,7 +22,6 @@ from eventbus_tasks._answers import (
     close_notes,
     close_opened,
     close_quietly,
-    launch_spec,
     name_survivors,
     open_files,
     open_stdin,
@@ -37,6 +36,7 @@ from eventbus_tasks._delivery import Delivery, await_receivers
 from eventbus_tasks._dialogue import Dialogue, check_answer
 from eventbus_tasks._following import OutputFollower
 from eventbus_tasks._native import absorb, endure, error_text, undisturbed
+from eventbus_tasks._preparing import Preparation
 from eventbus_tasks._process import wire
 from eventbus_tasks._process.marker import sweep_marked
 from eventbus_tasks._process.rescue import prepare_rescue
@@ -275,24 +275,16 @@ class TaskRun:
         return policy.with_changes(**{k: v for k, v in wanted.items() if v is not None})
 
     async def _open_log(self, command: Command) -> LogFiles | None:
-        separate = command.stderr == "separate"
+        self._preparation = Preparation(self.task, command, self._policy)
+        separate, state = command.stderr == "separate", self._services.settings.state_dir
         store = await self._ask("ebt_output_log", check=check_store)
         for candidate in (store, unnamed_log.ebt_output_log(self.task)):
             if candidate is None:
                 continue
             try:
-                files: LogFiles
-                files, self._place = await self._services.plugins.run(
-                    functools.partial(
-                        open_files,
-                        candidate,
-                        separate_stderr=separate,
-                        state_dir=self._services.settings.state_dir,
-                        uid=self.task.uid,
-                    ),
-                    deadline=self._services.settings.hook_deadline,
-                    undo=close_opened,
-                    brief=True,
+                opening = functools.partial(open_files, candidate, separate, state, self.task.uid)
+                files, self._place = await self._services.open(
+                    opening, undo=close_opened, meanwhile=self._preparation.make
                 )
             except Exception as error:
                 self._failed_to_persist(f"output log: {error_text(error)}")
@@ -320,7 +312,8 @@ class TaskRun:
         try:
             stdin = open_stdin(command.stdin, self.task._input)
             self._link = warden.launch(
-                launch_spec(self.task, command, self._policy, self._place),
+                self._preparation.complete(self._place),
+                self._preparation.image,
                 stdin=stdin,
                 stdout_log=files.stdout,
                 stderr_log=files.stderr,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from eventbus_tasks._pump import OutputPump
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from eventbus_tasks.task import Task
 
 __all__ = ["Services"]
+
+T = TypeVar("T")
 
 
 class Services:
@@ -34,6 +36,19 @@ class Services:
         self.warden = warden  # async: returns a living WardenClient
         self.pump = OutputPump()
         self._retained: deque[Task] = deque()
+
+    async def open(
+        self, opening: Callable[[], T], *, undo: Callable[[T], None], meanwhile: Callable[[], None]
+    ) -> T:
+        """Open something in a worker thread, and do something else here meanwhile."""
+        opened: T = await self.plugins.run(
+            opening,
+            deadline=self.settings.hook_deadline,
+            undo=undo,
+            brief=True,
+            meanwhile=meanwhile,
+        )
+        return opened
 
     def retain(self, task: Task) -> None:
         """Keep the whole unnamed log of an ended task, and shorten that of the oldest one.

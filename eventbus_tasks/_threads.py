@@ -171,6 +171,7 @@ class DaemonPool:
         undo: Callable[[T], None] | None = None,
         endures: bool = False,
         brief: bool = False,
+        meanwhile: Callable[[], object] | None = None,
     ) -> T:
         """Run a function in a thread and return what it returns.
 
@@ -183,6 +184,8 @@ class DaemonPool:
             brief: Whether it usually returns within a millisecond: such calls are made one after
                 the other, as long as none takes longer than `PATIENCE`. The deadline begins with
                 the call. Does not go with `endures`.
+            meanwhile: Called here as soon as the call is under way: what has to be done anyway, and
+                takes no longer than a thread takes to wake up. What it raises is raised.
 
         Raises:
             DeadlineExceededError: It did not return in time.
@@ -195,7 +198,7 @@ class DaemonPool:
         if brief:
             call = await self._brief.begin()
             try:
-                return await self.run(function, deadline=deadline, undo=undo)
+                return await self.run(function, deadline=deadline, undo=undo, meanwhile=meanwhile)
             finally:
                 self._brief.end(call)
         try:
@@ -209,6 +212,8 @@ class DaemonPool:
             raise
         released = False
         try:
+            if meanwhile is not None:
+                meanwhile()
             with anyio.move_on_after(deadline) as scope:
                 while True:
                     try:

@@ -413,6 +413,7 @@ class PluginHost:
         undo: Callable[[Any], None] | None = None,
         endures: bool = False,
         brief: bool = False,
+        meanwhile: Callable[[], object] | None = None,
     ) -> Any:
         """Run a function of a plugin's object in a worker thread, like a hook.
 
@@ -422,6 +423,7 @@ class PluginHost:
             undo: Gets what it returns when nobody waits for that any more.
             endures: Whether to wait on through native cancellation; only in a shielded scope.
             brief: Whether it usually returns within a millisecond; see `DaemonPool.run`.
+            meanwhile: What is done here until it returns; see there.
 
         Raises:
             DeadlineExceededError: It did not return in time.
@@ -429,7 +431,12 @@ class PluginHost:
             Exception: Whatever it raised.
         """
         return await self._pool.run(
-            function, deadline=deadline, undo=undo, endures=endures, brief=brief
+            function,
+            deadline=deadline,
+            undo=undo,
+            endures=endures,
+            brief=brief,
+            meanwhile=meanwhile,
         )
 
     def tell(self, hook: str, arguments: Mapping[str, Any], *, failed: Failure) -> None:

@@ -376,6 +376,7 @@ class WardenClient:
     def launch(
         self,
         spec: wire.LaunchSpec,
+        image: bytes | None = None,
         *,
         stdin: int,
         stdout_log: int,
@@ -389,6 +390,7 @@ class WardenClient:
 
         Args:
             spec: What to run.
+            image: Its `launch.image_of`, if that is there already.
             stdin: Standard input of the program.
             stdout_log: Empty log, open for reading and writing, for standard output.
             stderr_log: The same for standard error, or ``None`` to merge the two.
@@ -404,7 +406,9 @@ class WardenClient:
         """
         if self.lost:
             raise BrokenPipeError(errno.EPIPE, "the warden is gone")
-        data, image = spec.encode(), launch.image_of(spec)
+        data = spec.encode()
+        if image is None:
+            image = launch.image_of(spec)
         try:
             policy = Policy.from_dict(spec.policy)
         except (TypeError, KeyError) as error:

@@ -58,7 +58,7 @@ LAYERS: Final[tuple[frozenset[str], ...]] = (
         }
     ),
     frozenset({"_answers", "_services", "_turns", "arrivals", "running"}),
-    frozenset({"_sessions"}),
+    frozenset({"_preparing", "_sessions"}),
     frozenset({"_runner"}),
     frozenset({"_admission", "_adoption"}),
     frozenset({"engine"}),
@@ -83,6 +83,7 @@ USERS: Final[dict[str, frozenset[str]]] = {
             "_admission",
             "_adoption",
             "_answers",
+            "_preparing",
             "_runner",
             "_sessions",
             "_turns",
