@@ -146,7 +146,6 @@ class Guardian(Reachable):
         self._ended = False
         self._wake = -1
         self._watched: dict[int, int] = {}
-        self._poll = select.poll()
         self._callers = []
         self._asked = True  # the host may have asked for something
         self._children_changed = False
