@@ -213,7 +213,8 @@ class TaskRun:
         self._policy = await self._choose_policy()
         if self._stopped():
             return
-        files = await self._open_log(command)
+        preparation = Preparation(self.task, command, self._policy)
+        files = await self._open_log(command, preparation)
         if files is None:
             return
         warden = None
@@ -224,7 +225,7 @@ class TaskRun:
                 close_notes(files)
         if not self._stopped():
             findable = self._place is not None
-            self._launch(warden, command, files)
+            self._launch(warden, command, files, preparation)
             if findable and self._link is not None:
                 await self.sessions.guard()
 
@@ -274,8 +275,7 @@ class TaskRun:
         wanted = {"timeout": request.timeout, "on_host_death": request.on_host_death}
         return policy.with_changes(**{k: v for k, v in wanted.items() if v is not None})
 
-    async def _open_log(self, command: Command) -> LogFiles | None:
-        self._preparation = Preparation(self.task, command, self._policy)
+    async def _open_log(self, command: Command, preparation: Preparation) -> LogFiles | None:
         separate, state = command.stderr == "separate", self._services.settings.state_dir
         store = await self._ask("ebt_output_log", check=check_store)
         for candidate in (store, unnamed_log.ebt_output_log(self.task)):
@@ -284,7 +284,7 @@ class TaskRun:
             try:
                 opening = functools.partial(open_files, candidate, separate, state, self.task.uid)
                 files, self._place = await self._services.open(
-                    opening, undo=close_opened, meanwhile=self._preparation.make
+                    opening, undo=close_opened, meanwhile=preparation.make
                 )
             except Exception as error:
                 self._failed_to_persist(f"output log: {error_text(error)}")
@@ -295,7 +295,9 @@ class TaskRun:
         self._facts = Facts(spawn_error=f"no place for the output: {self._persist_error}")
         return None
 
-    def _launch(self, warden: WardenClient, command: Command, files: LogFiles) -> None:
+    def _launch(
+        self, warden: WardenClient, command: Command, files: LogFiles, preparation: Preparation
+    ) -> None:
         self._argv = tuple(command.argv)
         self._output.interpreter = command.interpreter
         if command.stdin == "open" and isinstance(command.interpreter, ConversationInterpreter):
@@ -312,8 +314,8 @@ class TaskRun:
         try:
             stdin = open_stdin(command.stdin, self.task._input)
             self._link = warden.launch(
-                self._preparation.complete(self._place),
-                self._preparation.image,
+                preparation.complete(self._place),
+                preparation.image,
                 stdin=stdin,
                 stdout_log=files.stdout,
                 stderr_log=files.stderr,

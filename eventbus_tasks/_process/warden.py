@@ -244,6 +244,9 @@ class Warden:
             return False
         if len(numbers) == len(request.descriptors):
             self._launch(request, numbers)
+            # Since the fork whoever is the first to write to a page has to copy it. This copies
+            # what the next launch will write to, now that nobody waits for it.
+            launch.decode(data)
         else:
             # They got lost on the way, because a limit was reached.
             close_all(numbers)
