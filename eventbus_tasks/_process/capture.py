@@ -430,7 +430,7 @@ class FileCapture:
         self._retention = Retention(stream, log, keep, self._lost, gap)
         self._watch = -1
         self._quiet_until = 0.0
-        self._look_at: float | None = None
+        self._look_at: float | None = 0.0  # the program may have written already
         _stop_appending(log)
         try:
             self._watch = linux.inotify_open()
@@ -438,7 +438,6 @@ class FileCapture:
         except OSError:
             # 128 instances per user are soon used up: look now and then instead.
             self.close()
-            self._look_at = 0.0
 
     @property
     def dropped(self) -> int:

@@ -194,7 +194,7 @@ class Guardian(Reachable):
         self.terminations += 1
 
     def _start(self) -> bool:
-        """Fork the leader and begin to capture; report and return ``False`` if that fails."""
+        """Start the leader and begin to capture; report and return ``False`` if that fails."""
         streams = None
         try:
             streams = open_streams(self._request, self._fds, self._dropped, self._entrust)
@@ -403,6 +403,8 @@ class Guardian(Reachable):
     def _learn_start(self, process: Process | None) -> bool:
         """Learn from the leader whether the program runs; return ``True`` if it never will."""
         if process is not None and not process.executed:
+            process = self._see_executed(process)
+        if process is not None and not process.executed:
             with self._shared:
                 pass  # what has become of it may be the warden's doing
             if self._reason is not None:
@@ -427,6 +429,19 @@ class Guardian(Reachable):
         if self._fds.rendezvous is None:
             os.close(self._fds.spec)  # nobody will ask for it
         return False
+
+    def _see_executed(self, process: Process) -> Process:
+        """Return what the leader is when it has executed its program, or cannot any more.
+
+        Without a fork we go on in the middle of its execve, when it has let go of our memory and
+        before it counts as executed: that takes some microseconds, unless somebody looks at it in
+        ``/proc`` just then.
+        """
+        options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        while not process.executed and os.waitid(os.P_PID, self._leader, options) is None:
+            time.sleep(0.001)
+            process = read_process(self._leader) or process
+        return read_process(self._leader) or process
 
     def _spawn_failed(self, **failure: Any) -> None:
         message = wire.SpawnFailed(**failure, at=time.time())

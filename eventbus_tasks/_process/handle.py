@@ -434,7 +434,7 @@ class WardenClient:
                     theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
                 bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
                 undo.callback(os.close, bell)
-                memory = _memory_file(data + image)
+                memory = _memory_file(b"\0".join((data, image)))
                 try:
                     sent |= {"control": theirs.fileno(), "bell": bell, "spec": memory}
                     request = LaunchRequest(
@@ -446,7 +446,7 @@ class WardenClient:
                         nofile=spec.nofile,
                         rendezvous=spec.rendezvous,
                         pipes=streams if spec.capture == "pipe" else (),
-                        image=len(data),
+                        image=len(data) + 1,
                         descriptors=[PLACES[name] for name in sent],
                     )
                     try:

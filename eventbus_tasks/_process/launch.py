@@ -1,9 +1,9 @@
 """What a host asks its warden for: a guardian, for a task.
 
 The request says what warden and guardian have to know. The rest, such as the program and its
-environment, is in a `wire.LaunchSpec`, which travels as a file that the guardian leaves to its
-child: a guardian copies each page of memory that it writes to, and to read anything is to write
-next to it, so what it does not read costs nothing.
+environment, is in a `wire.LaunchSpec` and, as the kernel takes it, in an `image`. Both travel in
+one file, with a NUL byte in between, and the guardian looks at as little of it as it can: it copies
+each page of memory that it writes to, and to read anything is to write next to it.
 
 For the same reason a request is no JSON like the other messages. It travels within one program
 only, from the host to the warden that it has started itself.
@@ -87,11 +87,12 @@ def encode(request: LaunchRequest) -> bytes:
 
 def image_of(spec: LaunchSpec) -> bytes:
     """Return the program of a specification, which can be encoded, as it will be executed."""
-    env = {**spec.env, MARK: spec.uid}
-    variables = [os.fsencode(f"{name}={value}") for name, value in env.items()]
+    # By the names as they will be: of two that are spelt differently here the last one counts.
+    env = {os.fsencode(name): os.fsencode(value) for name, value in spec.env.items()}
+    env[MARK.encode()] = spec.uid.encode()
+    variables = [name + b"=" + value for name, value in env.items()]
     argv = list(map(os.fsencode, spec.argv))
-    path = env.get("PATH")
-    programs = image.find_programs(argv[0], None if path is None else os.fsencode(path))
+    programs = image.find_programs(argv[0], env.get(b"PATH"))
     return image.encode(os.fsencode(spec.cwd), programs, argv, variables, spec.umask)
 
 

@@ -56,7 +56,7 @@ class Reachable(Climber):
             OSError: It cannot be read.
             WireError: It is not one.
         """
-        return wire.LaunchSpec.decode(os.pread(self._fds.spec, self._request.image, 0))
+        return wire.LaunchSpec.decode(os.pread(self._fds.spec, self._request.image - 1, 0))
 
     def _serve_visitors(self) -> None:
         callers, self._callers = self._callers, []

@@ -45,10 +45,10 @@ _REQUEST: Final = LaunchRequest(
     nofile=None,
     rendezvous=None,
     pipes=("stdout",),
-    image=len(_SPEC.encode()),
+    image=len(_SPEC.encode()) + 1,
     descriptors=(),
 )
-_FILE: Final = _SPEC.encode() + launch.image_of(_SPEC)
+_FILE: Final = b"\0".join((_SPEC.encode(), launch.image_of(_SPEC)))
 
 
 def rehearse(board: Board, host: int) -> bool:

@@ -90,7 +90,7 @@ def start_leader(
     if quick is not None:
         try:
             pid = quick()
-        except OSError:
+        except (OSError, ValueError):
             pid = 0
         if pid:
             return pid, -1
@@ -192,7 +192,8 @@ def _execute(plan: LeaderPlan) -> NoReturn:
         try:
             os.execve(path, plan.argv, plan.env)
         except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EACCES) and searched:
+            absent = error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EACCES)
+            if searched and (absent or not os.access(path, os.X_OK, effective_ids=True)):
                 # Like every shell: go on, and remember the one that is there but won't do. A
                 # directory of that name is none.
                 if os.path.exists(path) and not os.path.isdir(path):

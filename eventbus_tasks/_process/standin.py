@@ -43,9 +43,11 @@ class _Watch:
     done: int = 0
     """How many of them were carried out here."""
     host_lost_at: float | None = None
+    terminated_at: float | None = None
     look_at: float = math.inf
     standing_in: bool = False
     continued: bool = False
+    introduced: bool = False
     killed: set[int] = field(default_factory=set)
 
 
@@ -96,6 +98,12 @@ class StandIn:
         self.watch(guardian, task, slot, due=now)
         self._watches[guardian].host_lost_at = now
 
+    def terminate(self, guardian: int, task: int, slot: Slot) -> None:
+        """Look after a guardian that was sent SIGTERM."""
+        now = time.monotonic()
+        self.watch(guardian, task, slot, due=now)
+        self._watches[guardian].terminated_at = now
+
     def forget(self, guardian: int) -> None:
         """A guardian has ended."""
         self._watches.pop(guardian, None)
@@ -114,8 +122,9 @@ class StandIn:
         rung = None
         with watch.slot.locked() as held:
             state = watch.slot.read()
-            if state is None and held:
+            if state is None and held and not watch.introduced:
                 # Its program is on a disk that hangs, for one; it has never been here.
+                watch.introduced = True
                 self._introduce(guardian)
                 state = watch.slot.read()
             if state is None or state.over:
@@ -159,7 +168,7 @@ class StandIn:
         leads = state.leader is None or _is_alive(state.leader)
         ladder = state.ladder()
         if ladder is None:
-            reason, rungs = _cause(pending, state, now)
+            reason, rungs = _cause(pending, watch, state, now)
             pending = pending[1:]
             if rungs is None:
                 rungs = state.rungs
@@ -220,17 +229,24 @@ def _late_since(watch: _Watch, state: State) -> float | None:
             due.append(state.time_limit)
         if state.kills_for_host and watch.host_lost_at is not None:
             due.append(watch.host_lost_at)
+        if watch.terminated_at is not None:
+            due.append(watch.terminated_at)
     return min(due, default=None)
 
 
 def _cause(
-    pending: list[tuple[float, str, tuple[Rung, ...] | None]], state: State, now: float
+    pending: list[tuple[float, str, tuple[Rung, ...] | None]],
+    watch: _Watch,
+    state: State,
+    now: float,
 ) -> tuple[str, tuple[Rung, ...] | None]:
     """Return why a ladder begins, and which it is; ``None`` for that of the policy."""
     if pending:
         return pending[0][1:]
-    timed_out = state.time_limit is not None and now >= state.time_limit
-    return ("timed_out" if timed_out else "host_lost"), None
+    if state.time_limit is not None and now >= state.time_limit:
+        return "timed_out", None
+    lost = state.kills_for_host and watch.host_lost_at is not None
+    return ("host_lost" if lost else "cancelled"), None
 
 
 def _family(guardian: int) -> list[Process]:

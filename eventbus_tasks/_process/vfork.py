@@ -30,7 +30,7 @@ from typing import Final
 from eventbus_tasks._process.dispositions import DEFAULT, HANDLED, block_handled, unblock_all
 from eventbus_tasks._process.image import PLACES, encode
 
-__all__ = ["clone", "execute", "prepare", "try_out"]
+__all__ = ["clone", "execute", "permit", "prepare", "try_out"]
 
 _WORD: Final = 8
 
@@ -62,7 +62,7 @@ _SIZE: Final = 256 * 1024
 
 _LENGTH: Final = 11 + len(HANDLED)
 """Calls of the chain."""
-_UMASK, _DUP, _EXECUTE = 0, 1, _LENGTH - 3
+_UMASK, _DUP, _EXECUTE = 2, 3, _LENGTH - 3
 _IMAGE: Final = _NOTES + _LENGTH * (_CONTEXT + _STEP) + 2 * _STACK
 
 _FLAGS: Final = 0x100 | 0x4000 | int(signal.SIGCHLD)  # CLONE_VM, CLONE_VFORK
@@ -93,9 +93,12 @@ def _find() -> dict[str, int]:
         library = os.confstr("CS_GNU_LIBC_VERSION")
     except (ValueError, OSError):
         library = None
-    if os.uname().machine != "x86_64" or not library:
+    long = ctypes.sizeof(_pointer) == _WORD  # the machine of a 32-bit program may have the name
+    if os.uname().machine != "x86_64" or not long or not library:
         return {}
     try:
+        if _libc.close_range(_ANY_DESCRIPTOR, _ANY_DESCRIPTOR, 0):
+            return {}  # a kernel before 5.9, or a filter
         _libc.getcontext.argtypes = [_pointer]
         _libc.clone.argtypes = [_pointer, _pointer, ctypes.c_int, _pointer]
         _libc.makecontext.restype = None
@@ -142,12 +145,12 @@ class _Room:
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.words[1] = hard & 0xFFFFFFFFFFFFFFFF
         calls: list[tuple[str, tuple[int, ...]]] = [
+            ("prctl", (_PR_SET_PDEATHSIG, int(signal.SIGKILL))),
+            ("setsid", ()),
             ("umask", (0,)),
             ("dup2", (0, 0)),
             ("dup2", (0, 1)),
             ("dup2", (0, 2)),
-            ("setsid", ()),
-            ("prctl", (_PR_SET_PDEATHSIG, int(signal.SIGKILL))),
             ("setrlimit", (int(resource.RLIMIT_NOFILE), base)),
             ("close_range", (3, _ANY_DESCRIPTOR, 0)),
             *[("signal", (number, DEFAULT)) for number in HANDLED],
@@ -177,6 +180,13 @@ class _Room:
 
 
 _room: _Room | None = None
+_permitted = True
+
+
+def permit(local: bool) -> None:
+    """Say whether `execute` may be used: where paths can hang, only a child may look at them."""
+    global _permitted
+    _permitted = local
 
 
 def prepare() -> None:
@@ -240,7 +250,7 @@ def execute(spec: int, start: int, streams: Sequence[int], nofile: int) -> int:
     Raises:
         OSError: The specification cannot be read, or nobody can work in its directory.
     """
-    if _room is None:
+    if _room is None or not _permitted:
         return 0
     child = _execute(_room, spec, start, streams, nofile)
     return child if child > 0 else 0  # noqa: FURB136 - `max` is on a page of its own
@@ -248,9 +258,34 @@ def execute(spec: int, start: int, streams: Sequence[int], nofile: int) -> int:
 
 def _execute(room: _Room, spec: int, start: int, streams: Sequence[int], nofile: int) -> int:
     """Do what `execute` says; return -1 for a child that could not execute the program."""
+    child = failed = 0
+    try:
+        if os.preadv(spec, [room.content], start) < len(room.content) and _complete(room):
+            _give(room, streams, nofile)
+            block_handled()
+            try:
+                child = clone(*room.start)
+            finally:
+                unblock_all()
+            failed = room.words[_FAILED]
+    finally:
+        try:  # `contextlib.suppress` would be ten pages more to copy
+            os.chdir("/")
+        except OSError:
+            pass  # when the program runs, nothing may look as if it did not
+        try:
+            room.memory.madvise(mmap.MADV_DONTNEED)
+        except OSError:
+            pass  # then it is not given back
+    if failed:
+        os.waitpid(child, 0)
+        return -1
+    return child if child > 0 else 0  # noqa: FURB136 - `max` is on a page of its own
+
+
+def _complete(room: _Room) -> bool:
+    """Turn places into addresses, go to the directory of the program, and choose its path."""
     memory, words, origin = room.memory, room.words, room.origin
-    if os.preadv(spec, [room.content], start) == len(room.content):
-        return 0
     paths, arguments, variables = words[_IMAGE], words[_IMAGE + 1], words[_IMAGE + 2]
     row = _IMAGE + PLACES
     for number in range(row, row + paths + arguments + variables + 3):
@@ -259,44 +294,24 @@ def _execute(room: _Room, spec: int, start: int, streams: Sequence[int], nofile:
     to_memory = _IMAGE * _WORD - origin
     place = words[row] + to_memory
     os.chdir(memory[place : memory.find(b"\0", place)])
-    try:
-        path = 0
-        for number in range(row + 1, row + 1 + paths):
-            place = words[number] + to_memory
-            if os.access(memory[place : memory.find(b"\0", place)], os.X_OK):
-                path = words[number]
-                break
-        if not path:
-            return 0
-        words[0] = min(nofile, words[1])
-        words[_NOTES + _UMASK * _CONTEXT + _FIRST] = words[_IMAGE + 3]
-        number = _NOTES + _DUP * _CONTEXT + _FIRST
-        for stream in streams:
-            words[number] = stream
-            number += _CONTEXT
-        number = _NOTES + _EXECUTE * _CONTEXT
-        words[number + _FIRST] = path
-        number_of_arguments = row + 1 + paths
-        words[number + _SECOND] = origin + (number_of_arguments - _IMAGE) * _WORD
-        words[number + _THIRD] = origin + (number_of_arguments + arguments + 1 - _IMAGE) * _WORD
-        block_handled()
-        try:
-            child = clone(*room.start)
-        finally:
-            unblock_all()
-    finally:
-        try:  # `contextlib.suppress` would be ten pages more to copy
-            os.chdir("/")
-        except OSError:
-            pass  # when the program runs, nothing may look as if it did not
-    failed = words[_FAILED]
-    try:
-        memory.madvise(mmap.MADV_DONTNEED)
-    except OSError:
-        pass  # then it is not given back
-    if child < 0:
-        return 0
-    if failed:
-        os.waitpid(child, 0)
-        return -1
-    return child
+    for number in range(row + 1, row + 1 + paths):
+        place = words[number] + to_memory
+        if os.access(memory[place : memory.find(b"\0", place)], os.X_OK, effective_ids=True):
+            execute = _NOTES + _EXECUTE * _CONTEXT
+            argv = row + 1 + paths
+            words[execute + _FIRST] = words[number]
+            words[execute + _SECOND] = origin + (argv - _IMAGE) * _WORD
+            words[execute + _THIRD] = origin + (argv + arguments + 1 - _IMAGE) * _WORD
+            return True
+    return False
+
+
+def _give(room: _Room, streams: Sequence[int], nofile: int) -> None:
+    """Put in what the program is given besides."""
+    words = room.words
+    words[0] = min(nofile, words[1])
+    words[_NOTES + _UMASK * _CONTEXT + _FIRST] = words[_IMAGE + 3]
+    number = _NOTES + _DUP * _CONTEXT + _FIRST
+    for stream in streams:
+        words[number] = stream
+        number += _CONTEXT

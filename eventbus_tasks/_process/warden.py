@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
-from eventbus_tasks._process import launch, linux, wire
+from eventbus_tasks._process import launch, linux, vfork, wire
 from eventbus_tasks._process.board import Board, Slot
 from eventbus_tasks._process.cgroup import CgroupError, TaskCgroup, find_base
 from eventbus_tasks._process.descriptors import (
@@ -52,6 +52,7 @@ from eventbus_tasks._process.family import (
 from eventbus_tasks._process.guardian import Guardian
 from eventbus_tasks._process.ladder import Policy, Rung, rungs_of
 from eventbus_tasks._process.launch import LaunchRequest
+from eventbus_tasks._process.mounts import Mounts
 from eventbus_tasks._process.orphans import Ownership
 from eventbus_tasks._process.outbox import Outbox
 from eventbus_tasks._process.rehearsal import rehearse
@@ -124,6 +125,7 @@ class Warden:
         self._sweeping: list[_Charge] = []
         self._ownership = Ownership()
         self._board = Board()
+        self._mounts = Mounts()
         self._stand_in = StandIn(self._tell, self._kill_group, self._introduce)
         self._upwards, self._to_warden = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for end in (self._upwards, self._to_warden):
@@ -142,6 +144,7 @@ class Warden:
         reset_signals()
         for number in IGNORED:
             set_action(number, IGNORE)
+        self._terminated = False
         self._closing = rehearse(self._board, host)
         self._wake, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
@@ -161,6 +164,11 @@ class Warden:
         self._out.send(wire.encode(wire.Ready(pid=os.getpid())))
         while not self._closing or self._guardians or self._sweeping:
             self._wait()
+            if self._terminated:
+                self._terminated = False
+                for pid, charge in self._guardians.items():
+                    if charge.slot is not None:
+                        self._stand_in.terminate(pid, charge.task, charge.slot)
             if self._childs_end:
                 self._childs_end = False
                 self._reap()
@@ -170,7 +178,7 @@ class Warden:
                 self._sweep()
 
     def _on_terminate(self, *_: Any) -> None:
-        self._closing = True
+        self._closing = self._terminated = True
         for pid in self._guardians:
             # Unreaped children of ours: the numbers cannot have passed to others.
             with contextlib.suppress(ProcessLookupError):
@@ -178,6 +186,8 @@ class Warden:
 
     def _wait(self) -> None:
         poll = select.poll()
+        if self._mounts.descriptor >= 0:
+            poll.register(self._mounts.descriptor, select.POLLPRI)  # before the requests
         poll.register(self._wake, select.POLLIN)
         poll.register(self._upwards, select.POLLIN)
         if self._host_alive:
@@ -186,7 +196,9 @@ class Warden:
             poll.register(self._socket, select.POLLIN | (select.POLLOUT if self._out.queue else 0))
         idle = not self._sweeping and self._stand_in.next_look == math.inf
         for descriptor, _ in poll.poll(None if idle else self._patience()):
-            if descriptor == self._wake:
+            if descriptor == self._mounts.descriptor:
+                self._mounts.change()
+            elif descriptor == self._wake:
                 self._childs_end = True
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._wake, 4096)
@@ -321,6 +333,8 @@ class Warden:
             kept.append(pipe)
         kept.sort()
         nofile = self._soft if request.nofile is None else request.nofile
+        # A guardian that looks at a path may hang there, and then nobody could end its task.
+        vfork.permit(self._mounts.all_local())
         # Blocked, so that no handler of ours ever runs in the child, and that a SIGTERM either has
         # come, or finds the new guardian among all others.
         block_handled()

@@ -345,6 +345,7 @@ async def test_program_on_a_slow_disk(host: Host, slow_program: tuple[str, SlowD
     program, disk = slow_program
     run = host.run([program, "1000"])
     wait_until_held_up(host)
+    run.messages += run.link.poll()
     assert not run.all(wire.Started)
     disk.let_go()
     assert (await run.until(wire.Started)).executable == program
@@ -355,7 +356,7 @@ async def test_program_on_a_slow_disk(host: Host, slow_program: tuple[str, SlowD
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to hold up an execve")
 @pytest.mark.anyio
-@pytest.mark.parametrize("why", ["cancelled", "timed_out"])
+@pytest.mark.parametrize("why", ["cancelled", "timed_out", "terminated"])
 async def test_program_on_a_disk_that_hangs(
     host: Host, slow_program: tuple[str, SlowDisk], why: str
 ) -> None:
@@ -367,8 +368,10 @@ async def test_program_on_a_disk_that_hangs(
     assert (await other.finish()).return_code == 0
     if why == "cancelled":
         run.link.stop("cancelled")
+    elif why == "terminated":
+        os.kill(host.warden.pid, signal.SIGTERM)
     ended = await run.finish()
-    assert ended.reason == why
+    assert ended.reason == ("timed_out" if why == "timed_out" else "cancelled")
     assert ended.return_code in (-15, -9)  # who waits so can only be killed, by either
     assert not run.all(wire.Started)
 

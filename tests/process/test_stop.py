@@ -386,7 +386,7 @@ class Poll:
         if timeout == warden._SETTLE:
             os.kill(os.getpid(), signal.SIGTERM)
         return self.real.poll(timeout)
-warden.select = types.SimpleNamespace(poll=Poll, POLLIN=select.POLLIN, POLLOUT=select.POLLOUT)
+warden.select = types.SimpleNamespace(**dict(vars(select), poll=Poll))
 """
 exec(boot.replace("main(arguments)", HOOK + "main(arguments)"))
 '''
@@ -466,7 +466,7 @@ spec = wire.LaunchSpec(
     env=dict(os.environ))
 request = LaunchRequest(
     task=1, uid="u", policy=Policy(rungs=(), timeout=0.2, kill_wait=0.3), capture="pipe",
-    pty_size=(80, 24), nofile=None, rendezvous=None, pipes=["stdout"], image=len(spec.encode()),
+    pty_size=(80, 24), nofile=None, rendezvous=None, pipes=["stdout"], image=len(spec.encode()) + 1,
     descriptors=[])
 memory = os.memfd_create("spec")
 os.write(memory, spec.encode())

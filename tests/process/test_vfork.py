@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from eventbus_tasks._process import handle, wire
+from eventbus_tasks._process import handle, launch, vfork, wire
+from eventbus_tasks._process.mounts import Mounts
 
 from .conftest import GUARD, open_host
 
@@ -53,11 +55,12 @@ signal.signal(signal.SIGTERM, print)
 vfork.try_out()
 vfork.prepare()
 here = os.fsencode(sys.argv[1])
-env = {b"PATH": b"/nowhere::" + os.path.dirname(os.fsencode(sys.executable)), b"N\\xff": b"\\xfe=",
-       b"EMPTY": b""}
+path = b"/nowhere::/" + b"x" * 300 + b":" + os.path.dirname(os.fsencode(sys.executable))
+env = {b"PATH": path, b"N\\xff": b"\\xfe=", b"EMPTY": b""}
 argv = [os.path.basename(os.fsencode(sys.executable)), b"-I", b"-S", b"-c",
         os.fsencode(sys.argv[2]), b"", b"\\xff", "\\u00e9".encode()]
-pipes = [os.pipe() for _ in "ab"]
+for number in [number for _ in "ab" for number in os.pipe()]:
+    os.set_inheritable(number, True)
 for quickly in (False, True):
     out = os.memfd_create("out")
     stdin, end = os.pipe()
@@ -91,9 +94,16 @@ def python(code: str, *arguments: str) -> str:
 
 
 only_here = pytest.mark.skipif(
-    os.uname().machine != "x86_64" or not hasattr(os, "confstr"),
-    reason="it is used on x86-64 with the GNU C library only",
+    not vfork._AT, reason="it is used on x86-64 with the GNU C library 2.34 or later only"
 )
+
+
+def test_where_it_is_used() -> None:
+    """On the machines that it was made for, with a library and a kernel of today, it is used."""
+    library, version = platform.libc_ver()
+    new = library == "glibc" and tuple(map(int, version.split("."))) >= (2, 34)
+    here = new and platform.machine() == "x86_64" and sys.maxsize > 1 << 32
+    assert bool(vfork._AT) == here
 
 
 @only_here
@@ -119,6 +129,7 @@ BROKEN = {
 }
 
 
+@only_here
 @pytest.mark.parametrize("what", BROKEN)
 def test_what_does_not_work_is_not_used(what: str) -> None:
     """Where the first attempt does not go as it should there is no second, and nothing is left."""
@@ -200,3 +211,102 @@ async def test_program_relative_to_its_directory(host: Host, tmp_path: Path) -> 
         run = host.run([name], **options)
         assert (await run.finish()).return_code == 0
         assert run.output() == f"{tmp_path}\n".encode()
+
+
+@pytest.mark.anyio
+async def test_search_goes_on_past_what_cannot_be_looked_at(host: Host, tmp_path: Path) -> None:
+    """Entries of PATH that are too long or lead in circles are skipped, whichever way is taken."""
+    circle = tmp_path / "circle"
+    circle.symlink_to(circle)
+    path = f"{circle}:/{'x' * 300}:{os.defpath}"
+    for env in ({}, {f"LONG{n}": "x" * 100_000 for n in range(6)}):
+        run = host.run(["true"], env={**env, "PATH": path})
+        assert (await run.finish()).return_code == 0
+
+
+@pytest.mark.anyio
+async def test_variable_that_is_given_twice(host: Host) -> None:
+    """Of two names that are the same for a program it gets the last one, whichever way is taken."""
+    for env in ({}, {f"LONG{n}": "x" * 100_000 for n in range(6)}):
+        names = {"\u00e9": "first", "\udcc3\udca9": "last"}
+        run = host.python("import os; print(os.environb[b'\\xc3\\xa9'])", env={**env, **names})
+        assert (await run.finish()).return_code == 0
+        assert run.output() == b"b'last'\n"
+
+
+@pytest.mark.anyio
+async def test_early_output_to_a_file_is_announced(host: Host) -> None:
+    """What a program writes to its log itself rings the bell, however early it is."""
+    for _ in range(20):
+        run = host.run(["sh", "-c", "echo hello; exec sleep 600"], capture="file")
+        assert await run.output_has(b"hello\n") == b"hello\n"
+        run.link.stop("cancelled", now=True)
+        await run.finish()
+
+
+SLOW = """
+import ctypes, os, sys
+from eventbus_tasks._process import family, guardian
+read = family.read_process
+times = iter(range(3))
+def not_yet(pid):
+    process = read(pid)
+    if process is not None and next(times, None) is not None:
+        process.flags |= 0x40
+    return process
+guardian.read_process = not_yet
+"""
+
+
+@only_here
+@pytest.mark.anyio
+async def test_program_that_is_not_executed_quite_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A guardian that goes on in the middle of the execve waits for the rest of it."""
+    boot = f"exec({SLOW!r})\nfrom eventbus_tasks._process.warden import main"
+    plain = "from eventbus_tasks._process.warden import main"
+    monkeypatch.setattr(handle, "_BOOT", handle._BOOT.replace(plain, boot, 1))
+    async with open_host(tmp_path) as host:
+        run = host.run(["sh", "-c", "echo hello; exit 5"])
+        ended = await run.finish()
+        assert (ended.return_code, run.output()) == (5, b"hello\n")
+        assert os.path.basename(run.only(wire.Started).executable) in ("sh", "dash", "bash")
+
+
+@pytest.mark.parametrize("entries", [0, 1, 127, 128, 200, 255, 256])
+def test_image_is_no_part_of_the_specification(entries: int) -> None:
+    """Whoever takes a task over reads the specification before it, whatever the image is like."""
+    env = {"PATH": ":".join(f"/{n}" for n in range(entries))}
+    spec = wire.LaunchSpec(uid="u", argv=["tool"], cwd="/", env=env)
+    data = b"\0".join((spec.encode(), launch.image_of(spec)))
+    assert wire.LaunchSpec.decode(data).env == env
+
+
+MOUNTS = {
+    "30 1 8:1 / / rw,relatime - ext4 /dev/vda rw": True,
+    "30 1 8:1 / /a rw shared:1 master:2 - overlay overlay rw": True,
+    "31 30 0:40 / /proc/sys/fs/binfmt_misc rw - autofs systemd-1 rw": True,
+    "31 30 0:40 / /home rw - autofs auto.home rw": False,
+    "31 30 0:40 / /srv rw - nfs4 server:/srv rw": False,
+    "31 30 0:40 / /run/user/1/gvfs rw - fuse.gvfsd-fuse gvfsd-fuse rw": False,
+    "31 30 0:40 / /mnt rw - 9p drvfs rw": False,
+    "something else": False,
+}
+
+
+@pytest.mark.parametrize("line", MOUNTS)
+def test_mounts_that_answer(line: str) -> None:
+    """Only file systems that are known to answer do; one of another kind is enough."""
+    mounts = Mounts()
+    os.close(mounts.descriptor)
+    mounts.descriptor = os.memfd_create("mountinfo")
+    try:
+        os.write(mounts.descriptor, b"29 1 0:5 / /proc rw - proc proc rw\n")
+        assert mounts.all_local()
+        os.write(mounts.descriptor, line.encode() + b"\n")
+        assert mounts.all_local()  # nobody has told of a change
+        mounts.change()
+        assert mounts.all_local() == MOUNTS[line]
+    finally:
+        os.close(mounts.descriptor)
