@@ -145,6 +145,7 @@ class Warden:
         for number in IGNORED:
             set_action(number, IGNORE)
         self._terminated = False
+        vfork.permit(self._mounts.all_local())
         self._closing = rehearse(self._board, host)
         self._wake, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
