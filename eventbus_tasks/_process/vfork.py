@@ -260,7 +260,8 @@ def _execute(room: _Room, spec: int, start: int, streams: Sequence[int], nofile:
     """Do what `execute` says; return -1 for a child that could not execute the program."""
     child = failed = 0
     try:
-        if os.preadv(spec, [room.content], start) < len(room.content) and _complete(room):
+        size = os.preadv(spec, [room.content], start)
+        if 0 < size < len(room.content) and _complete(room):
             _give(room, streams, nofile)
             block_handled()
             try:

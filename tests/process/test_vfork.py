@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -181,6 +182,19 @@ async def test_arguments_that_are_too_many(host: Host) -> None:
     run = host.run(["sh", "-c", "echo ${#LONG0} ${#LONG5}"], env=env)
     assert (await run.finish()).return_code == 0
     assert run.output() == b"100000 100000\n"
+
+
+@pytest.mark.anyio
+async def test_arguments_under_a_limit_for_files(host: Host) -> None:
+    """Where a limit leaves room for the specification alone the program is forked."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (45_000, before[1]))
+    try:
+        run = host.run(["sh", "-c", "echo ok; : " + "x" * 30_000], env={"PATH": os.defpath})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (await run.finish()).return_code == 0
+    assert run.output() == b"ok\n"
 
 
 @pytest.mark.anyio
