@@ -434,7 +434,7 @@ class WardenClient:
                     theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
                 bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
                 undo.callback(os.close, bell)
-                memory = _memory_file(data, image)
+                memory = launch.file_of(data, image)
                 try:
                     sent |= {"control": theirs.fileno(), "bell": bell, "spec": memory}
                     request = LaunchRequest(
@@ -632,30 +632,3 @@ def _notify_closing(descriptor: int) -> None:
     if descriptor >= 0:
         with contextlib.suppress(RuntimeError, LookupError):
             anyio.notify_closing(descriptor)
-
-
-def _memory_file(data: bytes, image: bytes) -> int:
-    """Return a file that exists nowhere else, with a specification, and an image if it fits.
-
-    The limit for the size of files is for those in memory, too; without an image the program will
-    be forked.
-    """
-    descriptor = os.memfd_create("ebt-launch", os.MFD_CLOEXEC)
-    try:
-        _write(descriptor, data + b"\0")
-        try:
-            _write(descriptor, image)
-        except OSError as error:
-            if error.errno != errno.EFBIG:
-                raise
-            os.ftruncate(descriptor, len(data) + 1)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def _write(descriptor: int, data: bytes) -> None:
-    done = 0
-    while done < len(data):
-        done += os.write(descriptor, data[done:])

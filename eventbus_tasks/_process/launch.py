@@ -11,6 +11,7 @@ only, from the host to the warden that it has started itself.
 
 from __future__ import annotations
 
+import errno
 import marshal
 import os
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from eventbus_tasks._process.ladder import Policy
 from eventbus_tasks._process.marker import MARK
 from eventbus_tasks._process.wire import LaunchSpec
 
-__all__ = ["MOST", "LaunchRequest", "decode", "encode", "image_of"]
+__all__ = ["MOST", "LaunchRequest", "decode", "encode", "file_of", "image_of"]
 
 MOST: Final = 128 * 1024
 """Bytes that no request is larger than: a policy with all the steps that it can have takes half."""
@@ -94,6 +95,36 @@ def image_of(spec: LaunchSpec) -> bytes:
     argv = list(map(os.fsencode, spec.argv))
     programs = image.find_programs(argv[0], env.get(b"PATH"))
     return image.encode(os.fsencode(spec.cwd), programs, argv, variables, spec.umask)
+
+
+def file_of(specification: bytes, program: bytes) -> int:
+    """Return a file that exists nowhere else, with a specification, and its `image` if that fits.
+
+    The limit for the size of files is for those in memory, too; without an image the program will
+    be forked.
+
+    Raises:
+        OSError: There is no descriptor or no memory to be had, or the limit is lower.
+    """
+    descriptor = os.memfd_create("ebt-launch", os.MFD_CLOEXEC)
+    try:
+        _write(descriptor, specification + b"\0")
+        try:
+            _write(descriptor, program)
+        except OSError as error:
+            if error.errno != errno.EFBIG:
+                raise
+            os.ftruncate(descriptor, len(specification) + 1)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    done = 0
+    while done < len(data):
+        done += os.write(descriptor, data[done:])
 
 
 def _exactly(value: Any) -> Any:
