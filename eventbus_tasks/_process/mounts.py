@@ -31,6 +31,7 @@ class Mounts:
     Attributes:
         descriptor: Is ready with ``POLLPRI`` after a change, or -1; see ``/proc/[pid]/mountinfo``
             in proc(5).
+        changed: Whether `all_local` would have to look.
     """
 
     def __init__(self) -> None:
@@ -39,19 +40,19 @@ class Mounts:
             self.descriptor = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             self.descriptor = -1
-        self._current = False
+        self.changed = True
         self._local = False
 
     def change(self) -> None:
         """Something has changed."""
-        self._current = False
+        self.changed = True
 
     def all_local(self) -> bool:
         """Return whether every file system is one that answers."""
-        if not self._current and self.descriptor >= 0:
+        if self.changed and self.descriptor >= 0:
             try:
                 self._local = all(map(_is_local, self._lines()))
-                self._current = True
+                self.changed = False
             except OSError:
                 self._local = False
         return self._local

@@ -261,8 +261,7 @@ def _execute(room: _Room, spec: int, start: int, streams: Sequence[int], nofile:
     child = failed = 0
     try:
         size = os.preadv(spec, [room.content], start)
-        if 0 < size < len(room.content) and _complete(room):
-            _give(room, streams, nofile)
+        if 0 < size < len(room.content) and _complete(room, streams, nofile):
             block_handled()
             try:
                 child = clone(*room.start)
@@ -284,10 +283,19 @@ def _execute(room: _Room, spec: int, start: int, streams: Sequence[int], nofile:
     return child if child > 0 else 0  # noqa: FURB136 - `max` is on a page of its own
 
 
-def _complete(room: _Room) -> bool:
-    """Turn places into addresses, go to the directory of the program, and choose its path."""
+def _complete(room: _Room, streams: Sequence[int], nofile: int) -> bool:
+    """Put in what differs, go to the directory of the program, and choose its path, if it has one.
+
+    Places in the image become addresses.
+    """
     memory, words, origin = room.memory, room.words, room.origin
     paths, arguments, variables = words[_IMAGE], words[_IMAGE + 1], words[_IMAGE + 2]
+    words[0] = min(nofile, words[1])
+    words[_NOTES + _UMASK * _CONTEXT + _FIRST] = words[_IMAGE + 3]
+    number = _NOTES + _DUP * _CONTEXT + _FIRST
+    for stream in streams:
+        words[number] = stream
+        number += _CONTEXT
     row = _IMAGE + PLACES
     for number in range(row, row + paths + arguments + variables + 3):
         if words[number]:
@@ -305,14 +313,3 @@ def _complete(room: _Room) -> bool:
             words[execute + _THIRD] = origin + (argv + arguments + 1 - _IMAGE) * _WORD
             return True
     return False
-
-
-def _give(room: _Room, streams: Sequence[int], nofile: int) -> None:
-    """Put in what the program is given besides."""
-    words = room.words
-    words[0] = min(nofile, words[1])
-    words[_NOTES + _UMASK * _CONTEXT + _FIRST] = words[_IMAGE + 3]
-    number = _NOTES + _DUP * _CONTEXT + _FIRST
-    for stream in streams:
-        words[number] = stream
-        number += _CONTEXT

@@ -334,8 +334,9 @@ class Warden:
             kept.append(pipe)
         kept.sort()
         nofile = self._soft if request.nofile is None else request.nofile
-        # A guardian that looks at a path may hang there, and then nobody could end its task.
-        vfork.permit(self._mounts.all_local())
+        if self._mounts.changed:
+            # A guardian that looks at a path may hang there, and then nobody could end its task.
+            vfork.permit(self._mounts.all_local())
         # Blocked, so that no handler of ours ever runs in the child, and that a SIGTERM either has
         # come, or finds the new guardian among all others.
         block_handled()
