@@ -217,6 +217,11 @@ def _fields(kind: type) -> dict[str, dataclasses.Field[Any]]:
 
 
 @functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
+@functools.cache
 def _limited(kind: type) -> dict[str, dataclasses.Field[Any]]:
     return {name: item for name, item in _fields(kind).items() if "minimum" in item.metadata}
 
@@ -287,7 +292,7 @@ def _set(
     if project and item.metadata.get("user_only"):
         logger.warning("%s: %s is honoured in your own settings only; ignored", source, dotted)
         return
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     try:
         values[name] = _convert(value, hints[name])
         _check_minimum(item, values[name])
