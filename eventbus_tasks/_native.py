@@ -18,7 +18,15 @@ from typing import Any, TypeVar, TypeVarTuple
 
 import anyio
 
-__all__ = ["absorb", "endure", "error_text", "redeliver", "undisturbed", "wait_at_most"]
+__all__ = [
+    "absorb",
+    "endure",
+    "error_text",
+    "loop_caller",
+    "redeliver",
+    "undisturbed",
+    "wait_at_most",
+]
 
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
@@ -88,6 +96,21 @@ def undisturbed(
     guarded: Callable[[*Arguments], Coroutine[Any, Any, object]]
     guarded = trio.lowlevel.enable_ki_protection(protected)
     return guarded
+
+
+def loop_caller() -> Callable[[Callable[[], object]], object]:
+    """Return what has a function called soon in this event loop, from any thread.
+
+    It raises `RuntimeError` once the loop is closed. A descriptor of its own for each thing that
+    is waited for would cost several times as much.
+    """
+    trio = sys.modules.get("trio")
+    caller: Callable[[Callable[[], object]], object]
+    if trio is not None and trio.lowlevel.in_trio_task():
+        caller = trio.lowlevel.current_trio_token().run_sync_soon
+    else:
+        caller = sys.modules["asyncio"].get_running_loop().call_soon_threadsafe
+    return caller
 
 
 async def wait_at_most(seconds: float, event: anyio.Event) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -16,7 +15,7 @@ from typing import Any, Final, TypeVar
 
 import anyio
 
-from eventbus_tasks._native import absorb, wait_at_most
+from eventbus_tasks._native import absorb, loop_caller, wait_at_most
 
 __all__ = [
     "CallFailedError",
@@ -46,7 +45,7 @@ class DeadlineExceededError(Exception):
 
 
 class NoWorkerError(OSError):
-    """No call was made: there is no descriptor or no thread to be had."""
+    """No call was made: there is no thread to be had."""
 
 
 class CallFailedError(Exception):
@@ -62,14 +61,15 @@ class CallFailedError(Exception):
 
 
 class _Job:
-    """One call, and the descriptor that is rung when it has returned."""
+    """One call, and what wakes whoever waits for it when it has returned."""
 
-    def __init__(self, function: Callable[[], Any]) -> None:
+    def __init__(self, function: Callable[[], Any], wake: Callable[[], object]) -> None:
         self._function = function
+        self._wake = wake
         self._lock = threading.Lock()
+        self._finished = False
         self._abandoned = False
         self._undo: Callable[[Any], None] | None = None
-        self.rung = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.value: Any = None
         self.error: BaseException | None = None
 
@@ -85,18 +85,22 @@ class _Job:
             self.error.__cause__ = error
 
     def report(self) -> None:
-        """Ring, or clean up when nobody waits any more."""
+        """Wake whoever waits, or clean up when nobody does any more."""
         with self._lock:
+            self._finished = True
             abandoned = self._abandoned
-            if not abandoned:
-                os.eventfd_write(self.rung, 1)
         if abandoned:
             self._clean_up(self._undo)
+            return
+        try:
+            self._wake()
+        except RuntimeError:
+            pass  # the loop is closed: `release` comes when what waited there is thrown away
 
     def release(self, undo: Callable[[Any], None] | None) -> None:
-        """Close the descriptor now, or let the thread do it when nobody waits any more."""
+        """Clean up, now or in the thread: nobody waits any more."""
         with self._lock:
-            finished = _is_rung(self.rung)
+            finished = self._finished
             if not finished:
                 self._abandoned = True
                 self._undo = undo
@@ -104,20 +108,11 @@ class _Job:
             self._clean_up(undo)
 
     def _clean_up(self, undo: Callable[[Any], None] | None) -> None:
-        os.close(self.rung)
         if undo is not None and self.error is None:
             try:
                 undo(self.value)
             except Exception:
                 logger.exception("the late result %r could not be undone", self.value)
-
-
-def _is_rung(descriptor: int) -> bool:
-    try:
-        os.eventfd_read(descriptor)
-    except BlockingIOError:
-        return False
-    return True
 
 
 class _BriefCalls:
@@ -190,7 +185,7 @@ class DaemonPool:
         Raises:
             DeadlineExceededError: It did not return in time.
             CallFailedError: It raised something that is no `Exception`.
-            NoWorkerError: There is no descriptor or no thread to be had; nothing was called.
+            NoWorkerError: There is no thread to be had; nothing was called.
             Exception: Whatever else it raised.
 
         Cancellation: takes effect at once; the thread goes on, and its result goes to `undo`.
@@ -201,15 +196,10 @@ class DaemonPool:
                 return await self.run(function, deadline=deadline, undo=undo, meanwhile=meanwhile)
             finally:
                 self._brief.end(call)
-        try:
-            job = _Job(function)
-        except OSError as error:
-            raise NoWorkerError(error.errno, error.strerror) from error
-        try:
-            self._submit(job)
-        except BaseException:
-            os.close(job.rung)
-            raise
+        returned = anyio.Event()
+        call_in_loop = loop_caller()
+        job = _Job(function, lambda: call_in_loop(returned.set))
+        self._submit(job)
         released = False
         try:
             if meanwhile is not None:
@@ -217,14 +207,13 @@ class DaemonPool:
             with anyio.move_on_after(deadline) as scope:
                 while True:
                     try:
-                        await anyio.wait_readable(job.rung)
+                        await returned.wait()
                         break
                     except anyio.get_cancelled_exc_class():
                         if scope.cancel_called or not endures:
                             raise
                         absorb()
                 released = True
-                os.close(job.rung)
                 if job.error is not None:
                     raise job.error
                 result: T = job.value

@@ -379,7 +379,7 @@ class PluginHost:
             The first answer that is not ``None``, or ``None``.
 
         Raises:
-            NoWorkerError: Nobody could be asked: there is no descriptor or no thread to be had.
+            NoWorkerError: Nobody could be asked: there is no thread to be had.
         """
         for implementation in self._implementations(hook):
             where = f"hook {hook} of plugin {implementation.plugin_name}"
@@ -427,7 +427,7 @@ class PluginHost:
 
         Raises:
             DeadlineExceededError: It did not return in time.
-            NoWorkerError: There is no descriptor or no thread to be had.
+            NoWorkerError: There is no thread to be had.
             Exception: Whatever it raised.
         """
         return await self._pool.run(

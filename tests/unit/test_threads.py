@@ -89,7 +89,7 @@ async def test_cancelled_before(pool: DaemonPool) -> None:
 def test_result_that_comes_while_its_waiter_leaves() -> None:
     """A result that is there when the waiter gives up is undone, not lost."""
     undone: list[int] = []
-    job = _Job(lambda: 7)
+    job = _Job(lambda: 7, lambda: None)
     job.execute()
     job.report()
     job.release(undone.append)
