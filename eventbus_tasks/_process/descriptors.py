@@ -89,8 +89,12 @@ PLACES: Final = {name: place for place, name in enumerate(Descriptors.__slots__)
 
 
 def be_a_guardian(kept: Sequence[int]) -> None:
-    """Take the name of guardians, and close every descriptor but these, which are in order."""
-    linux.set_process_name(b"ebt-guardian")
+    """Become what every guardian is, and close every descriptor but these, which are in order.
+
+    Raises:
+        OSError: The kernel refuses that descendants without a parent become ours.
+    """
+    linux.become(b"ebt-guardian")
     close_others(kept)
 
 

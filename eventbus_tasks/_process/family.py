@@ -18,17 +18,27 @@ from typing import Final
 from eventbus_tasks._process.wire import Survivor
 
 __all__ = [
+    "FLAGS",
+    "FORKED_NO_EXEC",
+    "START_TIME",
     "Process",
     "children",
     "command",
     "descendants",
     "read_process",
     "signal_process",
+    "stat_fields",
     "states",
     "survivors_of",
 ]
 
-_FORKED_NO_EXEC = 0x40
+START_TIME: Final = 19
+FLAGS: Final = 6
+"""Places in `stat_fields`."""
+
+_FOR_READING: Final = os.O_RDONLY | os.O_CLOEXEC
+
+FORKED_NO_EXEC: Final = 0x40
 """PF_FORKNOEXEC in the kernel's flags: forked, and has not executed anything since."""
 
 _STAT: Final = 470
@@ -72,7 +82,7 @@ class Process:
     @property
     def executed(self) -> bool:
         """Whether it has executed a program since it was forked."""
-        return not self.flags & _FORKED_NO_EXEC
+        return not self.flags & FORKED_NO_EXEC
 
 
 def states(pid: int) -> set[str]:
@@ -92,29 +102,34 @@ def read_process(pid: int) -> Process | None:
 
 def _read_stat(pid: int, path: str) -> Process | None:
     try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        data = os.read(file, _STAT)
-    except OSError:
-        return None
-    finally:
-        os.close(file)
-    # The name in brackets may contain anything, brackets too: only the last one counts.
-    fields = data.rpartition(b")")[2].split()
-    try:
+        fields = stat_fields(path)
         return Process(
             pid,
-            int(fields[19]),
+            int(fields[START_TIME]),
             int(fields[1]),
             int(fields[2]),
             fields[0].decode(),
             int(fields[17]),
-            int(fields[6]),
+            int(fields[FLAGS]),
         )
-    except (IndexError, ValueError):
+    except (OSError, IndexError, ValueError):
         return None
+
+
+def stat_fields(path: str) -> list[bytes]:
+    """Return what a ``stat`` in ``/proc`` says, from the state to the start time; see proc(5).
+
+    Raises:
+        OSError: There is no such process, or it has gone meanwhile.
+    """
+    file = os.open(path, _FOR_READING)
+    try:
+        data = os.read(file, _STAT)
+    finally:
+        os.close(file)
+    # The name in brackets may contain anything, brackets too: only the last one counts. Each field
+    # is an object, for which a forked child may have to copy a page.
+    return data.rpartition(b")")[2].split(None, START_TIME + 1)
 
 
 def children(pid: int) -> list[int]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import _socket
 import contextlib
-import errno
 import math
 import os
 import select
@@ -24,7 +23,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
-from eventbus_tasks._process import linux, vfork, wire
+from eventbus_tasks._process import wire
 from eventbus_tasks._process.arrival import ArrivalIndex
 from eventbus_tasks._process.board import Slot
 from eventbus_tasks._process.capture import Capture
@@ -35,23 +34,23 @@ from eventbus_tasks._process.dispositions import set_action, unblock_all
 from eventbus_tasks._process.family import (
     Process,
     children,
-    read_process,
     survivors_of,
 )
 from eventbus_tasks._process.history import remember
 from eventbus_tasks._process.ladder import rungs_of
 from eventbus_tasks._process.launch import LaunchRequest
-from eventbus_tasks._process.marker import MARK
+from eventbus_tasks._process.leader import Start
 from eventbus_tasks._process.outbox import Outbox
 from eventbus_tasks._process.pty import Pty
-from eventbus_tasks._process.reachable import Reachable
 from eventbus_tasks._process.record import write_end_record
-from eventbus_tasks._process.spawn import LeaderPlan, parse_failure, start_leader
-from eventbus_tasks._process.streams import capture_streams, open_streams
+from eventbus_tasks._process.starting import Starter
 from eventbus_tasks._process.upwards import WardenLink
 from eventbus_tasks._process.waiting import poll_time
 
-__all__ = ["Descriptors", "Guardian"]
+__all__ = ["GUARDIAN_FAILED", "Descriptors", "Guardian"]
+
+GUARDIAN_FAILED: Final = 70
+"""Exit code of a guardian that met an error of its own."""
 
 _REQUEST: Final = 128 * 1024
 """No request of a host is larger than this."""
@@ -63,7 +62,7 @@ _TYPE: Final = int(socket.SOCK_SEQPACKET)
 _NOTHING_THERE: Final = contextlib.suppress(BlockingIOError)
 
 
-class Guardian(Reachable):
+class Guardian(Starter):
     """The life of one task, from its fork to its last descendant.
 
     Attributes:
@@ -72,25 +71,13 @@ class Guardian(Reachable):
 
     __slots__ = (
         "_arrivals",
-        "_captures",
-        "_cgroup",
         "_children_changed",
         "_ended",
-        "_leader",
-        "_leader_start",
         "_moving",
-        "_nofile",
         "_obeyed",
         "_poll",
-        "_pty",
-        "_reaped",
-        "_report",
-        "_report_data",
         "_return_code",
-        "_started_at",
-        "_streams",
         "_wake",
-        "_warden",
         "_watched",
         "terminations",
     )
@@ -102,8 +89,9 @@ class Guardian(Reachable):
         nofile: int,
         cgroups: str | None = None,
         slot: Slot | None = None,
+        begun: Start | None = None,
     ) -> None:
-        """Prepare; nothing is started yet.
+        """Prepare; nothing is started here.
 
         Args:
             descriptors: Belong to the guardian from here on.
@@ -111,6 +99,7 @@ class Guardian(Reachable):
             nofile: Soft limit of open files.
             cgroups: Below which control group the task gets its own, if it can have one.
             slot: What the guardian shares with its warden.
+            begun: The start, if it was tried already.
 
         Raises:
             OSError: The kernel refuses something that is indispensable.
@@ -134,6 +123,7 @@ class Guardian(Reachable):
         arrivals = descriptors.arrivals
         self._arrivals = None if arrivals is None else ArrivalIndex(arrivals)
         self._pty: Pty | None = None
+        self._begun = begun
         self._leader = self._leader_start = 0
         self._report = -1
         self._report_data = b""
@@ -175,7 +165,9 @@ class Guardian(Reachable):
     def _begin(self) -> bool:
         """Start the task; report and return ``False`` if there is nothing to wait for."""
         self._prepare_signals()
-        linux.set_child_subreaper()
+        begun = self._begun
+        if begun is not None and begun.pid and begun.streams is not None:
+            return self._go_on(begun, begun.streams)
         self._read_control()
         if self._reason is not None:
             # Stopped before it began: nothing is started at all.
@@ -192,71 +184,6 @@ class Guardian(Reachable):
 
     def _on_terminate(self, *_: Any) -> None:
         self.terminations += 1
-
-    def _start(self) -> bool:
-        """Start the leader and begin to capture; report and return ``False`` if that fails."""
-        streams = None
-        try:
-            streams = open_streams(self._request, self._fds, self._dropped, self._entrust)
-            self._streams = streams
-            if self._policy.timeout is not None:
-                self._time_limit = time.monotonic() + self._policy.timeout
-            group = None if self._cgroup is None else self._cgroup.fd
-            quick = self._execute if group is None and streams.pty is None else None
-            self._leader, self._report = start_leader(self._plan, group, quick)
-        except OSError as error:
-            number = error.errno or errno.EIO
-            message = f"the program could not be started: {error.strerror or error}"
-            self._spawn_failed(stage="setup", errno=number, path="", message=message)
-            return False
-        finally:
-            if streams is not None:
-                streams.close_ends()
-        self._pty = streams.pty
-        leader = read_process(self._leader)
-        self._leader_start = leader.start_time if leader else 0
-        # First of all this, for which people wait; what the program writes waits in its pipe.
-        over = self._report < 0 and self._learn_start(leader)
-        self._captures = capture_streams(
-            streams, self._request, self._fds, self._dropped, self._entrust
-        )
-        with self._shared:
-            return not over
-
-    def _execute(self) -> int:
-        """Have the program executed the quick way; return 0 if that is not possible."""
-        streams = self._streams
-        outputs = (streams.stdin, streams.outputs[0], streams.outputs[-1])
-        return vfork.execute(self._fds.spec, self._request.image, outputs, self._nofile)
-
-    def _plan(self) -> LeaderPlan:
-        """Return what the leader has to do; called there."""
-        spec, streams = self._read_spec(), self._streams
-        pairs = {**spec.env, MARK: spec.uid}
-        return LeaderPlan(
-            argv=[text.encode("utf-8", "surrogateescape") for text in spec.argv],
-            cwd=spec.cwd.encode("utf-8", "surrogateescape"),
-            env={
-                name.encode("utf-8", "surrogateescape"): value.encode("utf-8", "surrogateescape")
-                for name, value in pairs.items()
-            },
-            umask=spec.umask,
-            nofile=self._nofile,
-            stdin=streams.stdin,
-            stdout=streams.outputs[0],
-            stderr=streams.outputs[-1],
-            terminal=streams.pty is not None,
-        )
-
-    def _entrust(self, stream: str, pipe: int) -> bool:
-        """Give the warden a copy of a pipe; return whether it has it."""
-        link = self._link()
-        return link is not None and link.entrust(stream, pipe)
-
-    def _link(self) -> WardenLink | None:
-        if self._warden is None and self._fds.warden is not None:
-            self._warden = WardenLink(self._fds.warden)
-        return self._warden
 
     # -- one turn ------------------------------------------------------------------------------
 
@@ -383,73 +310,6 @@ class Guardian(Reachable):
                     return []
             if now >= due:
                 return []
-
-    def _check_start(self) -> bool:
-        """Learn whether the program runs; return ``True`` if it never will."""
-        try:
-            while chunk := os.read(self._report, 400):
-                self._report_data += chunk
-        except BlockingIOError:
-            return False
-        os.close(self._report)
-        self._report = -1
-        if self._report_data:
-            os.waitpid(self._leader, 0)
-            self._reaped = True
-            self._spawn_failed(**parse_failure(self._report_data))
-            return True
-        return self._learn_start(read_process(self._leader))
-
-    def _learn_start(self, process: Process | None) -> bool:
-        """Learn from the leader whether the program runs; return ``True`` if it never will."""
-        if process is not None and not process.executed:
-            process = self._see_executed(process)
-        if process is not None and not process.executed:
-            with self._shared:
-                pass  # what has become of it may be the warden's doing
-            if self._reason is not None:
-                return False  # stopped before it could execute anything; its status follows
-            status = os.waitstatus_to_exitcode(os.waitpid(self._leader, 0)[1])
-            self._reaped = True
-            message = f"the process ended ({status}) before it could execute the program"
-            self._spawn_failed(stage="setup", errno=errno.EINTR, path="", message=message)
-            return True
-        try:
-            executable = os.readlink(f"/proc/{self._leader}/exe")
-        except OSError:
-            executable = self._read_spec().argv[0]
-        at = time.time()
-        start_time = process.start_time if process else 0
-        self._started = (self._leader, start_time, at)
-        packet = wire.encode_started(self._leader, start_time, executable[:4096], at)
-        if not self._ended:  # after the last word there is none
-            self._told.append(packet)
-            if not self._host_lost:
-                self._out.send(packet)
-        if self._fds.rendezvous is None:
-            os.close(self._fds.spec)  # nobody will ask for it
-        return False
-
-    def _see_executed(self, process: Process) -> Process:
-        """Return what the leader is when it has executed its program, or cannot any more.
-
-        Without a fork we go on in the middle of its execve, when it has let go of our memory and
-        before it counts as executed: that takes some microseconds, unless somebody looks at it in
-        ``/proc`` just then.
-        """
-        options = os.WEXITED | os.WNOHANG | os.WNOWAIT
-        while not process.executed and os.waitid(os.P_PID, self._leader, options) is None:
-            time.sleep(0.001)
-            process = read_process(self._leader) or process
-        return read_process(self._leader) or process
-
-    def _spawn_failed(self, **failure: Any) -> None:
-        message = wire.SpawnFailed(**failure, at=time.time())
-        fds = self._fds
-        if fds.end_record is not None:
-            logs = [fds.stdout] if fds.stderr is None else [fds.stdout, fds.stderr]
-            write_end_record(fds.end_record, logs, message, self._started_at)
-        self._send_last(message)
 
     def _check_leader(self) -> None:
         """Notice the leader's exit, and leave it a zombie: so its number stays taken."""

@@ -46,6 +46,11 @@ from eventbus_tasks._process.warden import main
 main(arguments)
 """
 
+_ENVIRONMENT: Final = {"LD_BIND_NOW": "1"}
+"""What a warden has in its environment beside ours, which no program inherits: that the dynamic
+linker looks up all functions at the start (ld.so(8)). Else each guardian looks up those that only
+a forked child calls."""
+
 _MAX_PIPES: Final = 4
 """Pipes that come with one message: two for each stream."""
 
@@ -335,6 +340,7 @@ class WardenClient:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 cwd="/",
+                env={**os.environ, **_ENVIRONMENT},
                 pass_fds=numbers,
                 start_new_session=True,
             )

@@ -23,7 +23,7 @@ from eventbus_tasks._process.ladder import Policy
 from eventbus_tasks._process.marker import MARK
 from eventbus_tasks._process.wire import LaunchSpec
 
-__all__ = ["MOST", "LaunchRequest", "decode", "encode", "file_of", "image_of"]
+__all__ = ["MOST", "LaunchRequest", "decode", "encode", "file_of", "image_of", "restored"]
 
 MOST: Final = 128 * 1024
 """Bytes that no request is larger than: a policy with all the steps that it can have takes half."""
@@ -155,6 +155,11 @@ def decode(packet: bytes) -> LaunchRequest:
     Raises:
         ValueError, EOFError, TypeError: The packet is not complete.
     """
-    request = LaunchRequest(*marshal.loads(packet))
+    return restored(marshal.loads(packet))
+
+
+def restored(values: Sequence[Any]) -> LaunchRequest:
+    """Return the request whose plain values these are."""
+    request = LaunchRequest(*values)
     request.policy = Policy.from_plain(request.policy)  # type: ignore[arg-type]
     return request

@@ -15,13 +15,14 @@ __all__ = [
     "IN_CLOSE_WRITE",
     "IN_DELETE",
     "IN_MODIFY",
+    "become",
     "close_from",
     "fork_into",
+    "fork_sibling",
     "inotify_open",
     "inotify_watch",
     "is_child_subreaper",
     "punch_hole",
-    "set_child_subreaper",
     "set_parent_death_signal",
     "set_process_name",
 ]
@@ -34,6 +35,7 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_GET_CHILD_SUBREAPER = 37
+_CLONE_PARENT = 0x8000
 _CLONE_INTO_CGROUP = 0x200000000
 _CLONE3 = 435
 _CLONE3_MACHINES = ("x86_64", "aarch64", "riscv64")
@@ -83,6 +85,13 @@ class _CloneArgs(ctypes.Structure):
     ]
 
 
+# Made once, for who forks copies what it touches.
+_SIBLING = _CloneArgs(flags=_CLONE_PARENT)
+_SIBLING_AT = ctypes.addressof(_SIBLING)
+_SIBLING_SIZE = ctypes.sizeof(_SIBLING)
+_clone3 = _held.syscall
+
+
 def _checked(result: int) -> int:
     if result < 0:
         raise _error()
@@ -94,12 +103,21 @@ def _error() -> OSError:
     return OSError(number, os.strerror(number))
 
 
-def set_child_subreaper() -> None:
-    """Make orphaned descendants children of this process instead of init's.
+def set_process_name(name: bytes) -> None:
+    """Set the name that ``ps`` and ``top`` show (15 bytes); cosmetic, so it never fails."""
+    _prctl(_PR_SET_NAME, name)
+
+
+def become(name: bytes) -> None:
+    """Make orphaned descendants children of this process instead of init's, and give it a name.
+
+    Args:
+        name: What ``ps`` and ``top`` show (15 bytes); cosmetic, so that part never fails.
 
     Raises:
         OSError: The kernel refuses.
     """
+    _prctl(_PR_SET_NAME, name)
     if _prctl(_PR_SET_CHILD_SUBREAPER, 1) < 0:
         raise _error()
 
@@ -123,11 +141,6 @@ def set_parent_death_signal(number: int) -> None:
     """
     if _prctl(_PR_SET_PDEATHSIG, number) < 0:
         raise _error()
-
-
-def set_process_name(name: bytes) -> None:
-    """Set the name that ``ps`` and ``top`` show (15 bytes); cosmetic, so it never fails."""
-    _prctl(_PR_SET_NAME, name)
 
 
 def close_from(first: int) -> None:
@@ -168,6 +181,22 @@ def fork_into(cgroup: int) -> int:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
     given = _CloneArgs(flags=_CLONE_INTO_CGROUP, exit_signal=signal.SIGCHLD, cgroup=cgroup)
     return _checked(_held.syscall(_CLONE3, ctypes.addressof(given), ctypes.sizeof(given)))
+
+
+def fork_sibling() -> int:
+    """Fork a process that is a child of our parent; like `os.fork`.
+
+    Neither Python nor the C library knows of the fork. For a process with one thread they need
+    not: it is the same thread in the copy, and nobody else has held a lock. What is registered for
+    forks (`os.register_at_fork`) is not called.
+
+    Returns:
+        Its number; 0 in the new process.
+
+    Raises:
+        OSError: The kernel, or whoever filters its calls, refuses.
+    """
+    return _checked(_clone3(_CLONE3, _SIBLING_AT, _SIBLING_SIZE))
 
 
 def inotify_open() -> int:

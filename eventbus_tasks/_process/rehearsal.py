@@ -13,19 +13,25 @@ leader is one and the same shell, which waits for input that never comes.
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import os
 import signal
 import socket
 from typing import Final
 
-from eventbus_tasks._process import launch, spawn, vfork, wire
+from eventbus_tasks._process import spawn, vfork
 from eventbus_tasks._process.board import Board
-from eventbus_tasks._process.descriptors import Descriptors, be_a_guardian, close_others
+from eventbus_tasks._process.descriptors import (
+    Descriptors,
+    be_a_guardian,
+    close_all,
+    close_others,
+)
 from eventbus_tasks._process.dispositions import block_handled
+from eventbus_tasks._process.forkserver import Inherited, Practice, Spare, await_task
 from eventbus_tasks._process.guardian import Guardian
-from eventbus_tasks._process.ladder import Policy
-from eventbus_tasks._process.launch import LaunchRequest
+from eventbus_tasks._process.sample import FILE, PACKET
 
 __all__ = ["rehearse"]
 
@@ -33,25 +39,9 @@ _ROUNDS: Final = 10
 """CPython 3.11 begins to adapt code at its eighth call."""
 
 _SHELL: Final = "/bin/sh"
-_SPEC: Final = wire.LaunchSpec(
-    uid="rehearsal", argv=["sh", "-c", ""], cwd="/", env={"PATH": os.defpath, "HOME": "/"}
-)
-_REQUEST: Final = LaunchRequest(
-    task=0,
-    uid="rehearsal",
-    policy=Policy(),
-    capture="pipe",
-    pty_size=(80, 24),
-    nofile=None,
-    rendezvous=None,
-    pipes=("stdout",),
-    image=len(_SPEC.encode()) + 1,
-    descriptors=(),
-)
-_FILE: Final = b"\0".join((_SPEC.encode(), launch.image_of(_SPEC)))
 
 
-def rehearse(board: Board, host: int) -> bool:
+def rehearse(board: Board, host: int, *, forks: bool = False) -> bool:
     """Go through the start of a guardian, in a process that has nothing else to do yet.
 
     Afterwards the signals of wardens are blocked, and there is nothing that was not there before.
@@ -60,6 +50,7 @@ def rehearse(board: Board, host: int) -> bool:
     Args:
         board: From which guardians get their slots.
         host: Descriptor of the host's process.
+        forks: Whether guardians will fork for their programs, come what may.
 
     Returns:
         Whether a SIGTERM came meanwhile.
@@ -81,7 +72,8 @@ def rehearse(board: Board, host: int) -> bool:
         vfork.clone = lambda *_: leader
         for _ in range(_ROUNDS):
             vfork.prepare()
-            _go_through(board, host, guardians)
+            block_handled()  # as it will be, until there is a guardian that can handle it
+            _go_through(board, host, guardians, forks=forks)
             be_a_guardian(sorted([*kept, wait, never]))
             if guardians[-1].terminations:
                 break
@@ -99,12 +91,14 @@ def rehearse(board: Board, host: int) -> bool:
     return any(guardian.terminations for guardian in guardians)
 
 
-def _go_through(board: Board, host: int, guardians: list[Guardian]) -> None:
+def _go_through(board: Board, host: int, guardians: list[Guardian], *, forks: bool) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    tasks, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    waiting = _socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, other.detach())
     slot = board.take()
     try:
         spec = os.memfd_create("ebt-rehearsal", os.MFD_CLOEXEC)
-        os.write(spec, _FILE)
+        os.write(spec, FILE)
         pipe, end = os.pipe2(os.O_CLOEXEC)
         descriptors = Descriptors(
             control=theirs.detach(),
@@ -116,14 +110,23 @@ def _go_through(board: Board, host: int, guardians: list[Guardian]) -> None:
             stdout_pipe=pipe,
             stdout_end=end,
             rendezvous=os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK),
-            board=board.descriptor,
         )
-        guardians.append(Guardian(descriptors, _REQUEST, 1024, None, slot))
-        guardians[-1].rehearse()
+        inherited = Inherited(descriptors.host, os.dup(host), board, None)
+        if not forks:
+            Practice().go_through(inherited)
+        offset = -1 if slot is None else slot.offset
+        Spare(0, tasks).give(PACKET, descriptors, 1024, offset, at_once=not forks)
+        close_all(descriptors.numbers(but=(descriptors.host,)))
+        guardian = await_task(waiting, inherited)
+        if guardian is not None:
+            guardians.append(guardian)
+            guardian.rehearse()
     finally:
         if slot is not None:
             board.give_back(slot)
         ours.detach()
+        tasks.detach()
+        waiting.detach()
 
 
 def _end(child: int) -> None:

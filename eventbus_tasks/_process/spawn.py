@@ -70,7 +70,6 @@ class _Failure(Exception):
 def start_leader(
     plan: Callable[[], LeaderPlan],
     cgroup: int | None = None,
-    quick: Callable[[], int] | None = None,
 ) -> tuple[int, int]:
     """Start the leader and return its number and the pipe that tells how it went.
 
@@ -81,19 +80,10 @@ def start_leader(
         plan: Says what to do. It is called in the child: what that touches it has to copy, but its
             copies go when it executes the program, and ours would stay.
         cgroup: Descriptor of the control group in which it begins, or ``None`` for ours.
-        quick: Starts it without a fork, or returns 0. There is no pipe then (-1), for it has been
-            decided how it went. Whatever is in its way, the fork will say what it is.
 
     Raises:
         OSError: No process or no pipe to be had.
     """
-    if quick is not None:
-        try:
-            pid = quick()
-        except (OSError, ValueError):
-            pid = 0
-        if pid:
-            return pid, -1
     report, error_fd = os.pipe2(os.O_CLOEXEC)
     guardian = os.getpid()
     # Blocked, so that a stop which comes before the dispositions are reset stays pending

@@ -9,7 +9,7 @@ from eventbus_tasks._process.descriptors import Descriptors
 from eventbus_tasks._process.launch import LaunchRequest
 from eventbus_tasks._process.pty import Pty, open_pty
 
-__all__ = ["Streams", "capture_streams", "open_streams"]
+__all__ = ["Streams", "capture_streams", "open_outputs", "open_terminal"]
 
 
 class Streams:
@@ -38,26 +38,36 @@ class Streams:
         self.ends = []
 
 
-def open_streams(request: LaunchRequest, fds: Descriptors, gap: Gap, entrust: Entrust) -> Streams:
-    """Open what a program writes to.
+def open_terminal(request: LaunchRequest, fds: Descriptors, gap: Gap, entrust: Entrust) -> Streams:
+    """Open a terminal for a program.
 
     Args:
-        request: Says how it is captured, and how much of it is kept.
-        fds: The logs, the bell, and where input comes from.
+        request: Says how large it is, and how much of the output is kept.
+        fds: The log, the bell, and where input comes from.
         gap: Told about bytes that are not.
         entrust: Gives the warden a copy of where output is read.
 
     Raises:
         OSError: There are no descriptors or terminals left. What is open already stays open.
     """
-    if request.capture == "pty":
-        ends = open_pty(*request.pty_size)
-        entrust("stdout", ends[0])
-        keep = _kept(request)
-        pty = Pty("stdout", ends, fds.stdin, fds.stdout, fds.bell, gap, keep=keep)
-        streams = Streams(ends[1], [], pty)
-        streams.outputs.append(ends[1])
-        return streams
+    ends = open_pty(*request.pty_size)
+    entrust("stdout", ends[0])
+    pty = Pty("stdout", ends, fds.stdin, fds.stdout, fds.bell, gap, keep=_kept(request))
+    streams = Streams(ends[1], [], pty)
+    streams.outputs.append(ends[1])
+    return streams
+
+
+def open_outputs(request: LaunchRequest, fds: Descriptors) -> Streams:
+    """Open what a program without a terminal writes to.
+
+    Args:
+        request: Says how it is captured.
+        fds: The logs, and where input comes from.
+
+    Raises:
+        OSError: There are no descriptors left. What is open already stays open.
+    """
     streams = Streams(fds.stdin, [fds.stdin])
     for stream, log in _logs(fds):
         if request.capture == "pipe":
@@ -74,7 +84,15 @@ def open_streams(request: LaunchRequest, fds: Descriptors, gap: Gap, entrust: En
 def capture_streams(
     streams: Streams, request: LaunchRequest, fds: Descriptors, gap: Gap, entrust: Entrust
 ) -> list[Capture]:
-    """Begin to capture what was opened, for which the arguments are the same."""
+    """Begin to capture what was opened.
+
+    Args:
+        streams: What is open.
+        request: Says how it is captured, and how much of it is kept.
+        fds: The logs and the bell.
+        gap: Told about bytes that are not.
+        entrust: Gives the warden a copy of where output is read.
+    """
     if streams.pty is not None:
         return [streams.pty]
     captures: list[Capture] = []

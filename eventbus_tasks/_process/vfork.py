@@ -11,9 +11,9 @@ So the child runs functions of the C library and nothing else: a chain of contex
 each of which is one call and goes on with the next. A chain cannot branch. What may go wrong is
 tried by the parent, or it is the last call; whoever wants to know what it was has to fork.
 
-The warden makes the chain, and a guardian, which inherits it, puts in what differs: to make it
-would copy more pages. So the guardian has to know how a context looks, which differs from machine
-to machine: this is done on x86-64 with the GNU C library, if a context looks as expected and the
+The warden makes the chain and puts in what differs, and a guardian inherits it: to do it there
+would copy more pages. So we have to know how a context looks, which differs from machine to
+machine: this is done on x86-64 with the GNU C library, if a context looks as expected and the
 first attempt goes as it should.
 """
 
@@ -30,7 +30,18 @@ from typing import Final
 from eventbus_tasks._process.dispositions import DEFAULT, HANDLED, block_handled, unblock_all
 from eventbus_tasks._process.image import PLACES, encode
 
-__all__ = ["clone", "execute", "permit", "prepare", "try_out"]
+__all__ = [
+    "Loaded",
+    "clone",
+    "connect",
+    "execute",
+    "forget",
+    "load",
+    "permit",
+    "permitted",
+    "prepare",
+    "try_out",
+]
 
 _WORD: Final = 8
 
@@ -62,7 +73,10 @@ _SIZE: Final = 256 * 1024
 
 _LENGTH: Final = 11 + len(HANDLED)
 """Calls of the chain."""
-_UMASK, _DUP, _EXECUTE = 2, 3, _LENGTH - 3
+_UMASK: Final = _NOTES + 2 * _CONTEXT
+_DUP: Final = _NOTES + 3 * _CONTEXT
+_EXECUTE: Final = _NOTES + (_LENGTH - 3) * _CONTEXT
+"""Where those are that are not the same for all programs."""
 _IMAGE: Final = _NOTES + _LENGTH * (_CONTEXT + _STEP) + 2 * _STACK
 
 _FLAGS: Final = 0x100 | 0x4000 | int(signal.SIGCHLD)  # CLONE_VM, CLONE_VFORK
@@ -173,7 +187,7 @@ class _Room:
             _libc.makecontext(_pointer(context), _pointer(_AT[function]), len(arguments), *words)
             # What comes before the actions are reset shall wait, instead of vanishing in a handler.
             fits = fits and self.words[place + _MASK] == blocked
-            self.words[place + _MASK] = blocked if number < _EXECUTE else 0
+            self.words[place + _MASK] = blocked if place < _EXECUTE else 0
             for register, argument in zip((_FIRST, _SECOND, _THIRD), arguments, strict=False):
                 fits = fits and self.words[place + register] == argument
         return fits
@@ -184,13 +198,18 @@ _permitted = True
 
 
 def permit(local: bool) -> None:
-    """Say whether `execute` may be used: where paths can hang, only a child may look at them."""
+    """Say whether programs may be loaded: where paths can hang, only a child may look at them."""
     global _permitted
     _permitted = local
 
 
+def permitted() -> bool:
+    """Return whether programs may be loaded here."""
+    return _room is not None and _permitted
+
+
 def prepare() -> None:
-    """Have everything ready for one `execute`, here or in a forked child, if it works here.
+    """Have the chain ready for one `execute`, here or in a forked child, if it works here.
 
     No signal is blocked afterwards.
     """
@@ -222,94 +241,145 @@ def try_out() -> None:
     spec = os.memfd_create("ebt-try", os.MFD_CLOEXEC)
     try:
         os.write(spec, encode(b"/", [b"/"], [b"/"], [], 0o077))
-        if _fill(room):
-            child = _execute(room, spec, 0, (spec, spec, spec), 1024)
-            if child > 0:  # it was ended by a signal
-                os.waitpid(child, 0)
-            elif child < 0:
-                _room = room
+        if not _fill(room):
+            return
+        _room = room
+        works = _try(spec) < 0
+        forget()
+        if not works:
+            _room = None
+    except BaseException:
+        _room = None
+        raise
     finally:
         os.close(spec)
 
 
-def execute(spec: int, start: int, streams: Sequence[int], nofile: int) -> int:
-    """Execute a program in a child with a session of its own, which dies with this process.
+def _try(spec: int) -> int:
+    """Execute what cannot be executed; return -1 if that goes as it should."""
+    loaded = load(spec, 0, 1024)
+    if loaded is None:
+        return 0
+    connect(spec, spec, spec)
+    block_handled()
+    try:
+        child = execute(loaded)
+    finally:
+        unblock_all()
+    if child > 0:  # it was ended by a signal
+        os.waitpid(child, 0)
+    return child
 
-    Only a process with one thread may do this, and one that works in ``/``; once, see `prepare`.
+
+class Loaded:
+    """A program that is in the memory of the chain, for one `execute`.
+
+    Attributes:
+        cwd: Where it works.
+        programs: Under which paths it is looked for, and where in the memory each of them is.
+    """
+
+    __slots__ = ("cwd", "programs")
+
+    def __init__(self, cwd: bytes, programs: Sequence[tuple[bytes, int]]) -> None:
+        """Say what was loaded."""
+        self.cwd = cwd
+        self.programs = programs
+
+
+def load(spec: int, start: int, nofile: int) -> Loaded | None:
+    """Put a program into the memory, for `execute` here or in a forked child.
+
+    No path is looked at; that may take any time.
 
     Args:
         spec: File with the `image` of the program.
         start: Where in the file it begins.
-        streams: What becomes descriptors 0, 1 and 2 of the program; none of these already is.
         nofile: Its soft limit of open files, or the hard one if that is lower.
 
     Returns:
-        The child's number; 0 if there is none, because it could not execute the program. A child
-        that was killed before it could is there still, as a zombie.
+        What was loaded; ``None`` if the program has to be forked.
 
     Raises:
-        OSError: The specification cannot be read, or nobody can work in its directory.
+        OSError: The file cannot be read.
     """
-    if _room is None or not _permitted:
-        return 0
-    child = _execute(_room, spec, start, streams, nofile)
-    return child if child > 0 else 0  # noqa: FURB136 - `max` is on a page of its own
+    room = _room
+    if room is None:
+        return None
+    size = os.preadv(spec, [room.content], start)
+    if not 0 < size < len(room.content):
+        return None
+    memory, words, origin = room.memory, room.words, room.origin
+    paths, arguments, variables = words[_IMAGE], words[_IMAGE + 1], words[_IMAGE + 2]
+    words[0] = min(nofile, words[1])
+    words[_UMASK + _FIRST] = words[_IMAGE + 3]
+    row = _IMAGE + PLACES
+    argv = row + 1 + paths
+    texts = []
+    for number in range(row, argv):
+        place = _IMAGE * _WORD + words[number]
+        texts.append((memory[place : memory.find(b"\0", place)], origin + words[number]))
+    # Places in the image become addresses.
+    for number in range(argv, argv + arguments + variables + 2):
+        if words[number]:
+            words[number] += origin
+    words[_EXECUTE + _SECOND] = origin + (argv - _IMAGE) * _WORD
+    words[_EXECUTE + _THIRD] = origin + (argv + arguments + 1 - _IMAGE) * _WORD
+    (cwd, _), *programs = texts
+    return Loaded(cwd, programs)
 
 
-def _execute(room: _Room, spec: int, start: int, streams: Sequence[int], nofile: int) -> int:
-    """Do what `execute` says; return -1 for a child that could not execute the program."""
-    child = failed = 0
+def connect(stdin: int, stdout: int, stderr: int) -> None:
+    """Say what becomes descriptors 0, 1 and 2 of a loaded program; none of these already is."""
+    assert _room is not None
+    words, number = _room.words, _DUP + _FIRST
+    for descriptor in (stdin, stdout, stderr):
+        words[number] = descriptor
+        number += _CONTEXT
+
+
+def execute(loaded: Loaded) -> int:
+    """Execute a program in a child with a session of its own, which dies with this process.
+
+    Only a process with one thread may do this, one that works in ``/`` and has blocked what is
+    `HANDLED`; once, see `prepare`.
+
+    Args:
+        loaded: The program, which was connected.
+
+    Returns:
+        The child's number; 0 if there is none, because nobody may execute the program, and -1 if it
+        could not be executed. A child that was killed before it could is there still, as a zombie.
+
+    Raises:
+        OSError: Nobody can work in its directory.
+        ValueError: A path is none.
+    """
+    room = _room
+    assert room is not None
+    child = 0
     try:
-        size = os.preadv(spec, [room.content], start)
-        if 0 < size < len(room.content) and _complete(room, streams, nofile):
-            block_handled()
-            try:
+        os.chdir(loaded.cwd)
+        for path, address in loaded.programs:
+            if os.access(path, os.X_OK, effective_ids=True):
+                room.words[_EXECUTE + _FIRST] = address
                 child = clone(*room.start)
-            finally:
-                unblock_all()
-            failed = room.words[_FAILED]
+                if room.words[_FAILED]:
+                    os.waitpid(child, 0)
+                    child = -1
+                break
     finally:
         try:  # `contextlib.suppress` would be ten pages more to copy
             os.chdir("/")
         except OSError:
             pass  # when the program runs, nothing may look as if it did not
+    return child
+
+
+def forget() -> None:
+    """Give back the memory, in a process that will execute nothing more; see `prepare`."""
+    if _room is not None:
         try:
-            room.memory.madvise(mmap.MADV_DONTNEED)
+            _room.memory.madvise(mmap.MADV_DONTNEED)
         except OSError:
             pass  # then it is not given back
-    if failed:
-        os.waitpid(child, 0)
-        return -1
-    return child if child > 0 else 0  # noqa: FURB136 - `max` is on a page of its own
-
-
-def _complete(room: _Room, streams: Sequence[int], nofile: int) -> bool:
-    """Put in what differs, go to the directory of the program, and choose its path, if it has one.
-
-    Places in the image become addresses.
-    """
-    memory, words, origin = room.memory, room.words, room.origin
-    paths, arguments, variables = words[_IMAGE], words[_IMAGE + 1], words[_IMAGE + 2]
-    words[0] = min(nofile, words[1])
-    words[_NOTES + _UMASK * _CONTEXT + _FIRST] = words[_IMAGE + 3]
-    number = _NOTES + _DUP * _CONTEXT + _FIRST
-    for stream in streams:
-        words[number] = stream
-        number += _CONTEXT
-    row = _IMAGE + PLACES
-    for number in range(row, row + paths + arguments + variables + 3):
-        if words[number]:
-            words[number] += origin
-    to_memory = _IMAGE * _WORD - origin
-    place = words[row] + to_memory
-    os.chdir(memory[place : memory.find(b"\0", place)])
-    for number in range(row + 1, row + 1 + paths):
-        place = words[number] + to_memory
-        if os.access(memory[place : memory.find(b"\0", place)], os.X_OK, effective_ids=True):
-            execute = _NOTES + _EXECUTE * _CONTEXT
-            argv = row + 1 + paths
-            words[execute + _FIRST] = words[number]
-            words[execute + _SECOND] = origin + (argv - _IMAGE) * _WORD
-            words[execute + _THIRD] = origin + (argv + arguments + 1 - _IMAGE) * _WORD
-            return True
-    return False

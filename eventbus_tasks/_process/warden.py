@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import gc
 import math
 import os
@@ -19,6 +20,7 @@ import select
 import signal
 import socket
 import sys
+import termios
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -49,9 +51,11 @@ from eventbus_tasks._process.family import (
     signal_process,
     survivors_of,
 )
-from eventbus_tasks._process.guardian import Guardian
+from eventbus_tasks._process.forkserver import SETTLE, ForkServer, Inherited
+from eventbus_tasks._process.guardian import GUARDIAN_FAILED, Guardian
 from eventbus_tasks._process.ladder import Policy, Rung, rungs_of
 from eventbus_tasks._process.launch import LaunchRequest
+from eventbus_tasks._process.leader import prepare, start_at_once
 from eventbus_tasks._process.mounts import Mounts
 from eventbus_tasks._process.orphans import Ownership
 from eventbus_tasks._process.outbox import Outbox
@@ -68,14 +72,11 @@ SWEEP_EVERY: Final = 0.05
 SWEEP_LATER: Final = 1.0
 """The same, when all that are left have been reported."""
 
-GUARDIAN_FAILED: Final = 70
-"""Exit code of a guardian that met an error of its own."""
-
 _RIGHTS: Final = socket.CMSG_LEN(16 * 4)
 _CLOEXEC: Final = int(socket.MSG_CMSG_CLOEXEC)
 
-_SETTLE: Final = 1000
-"""Milliseconds that a new guardian gets to close what belongs to others."""
+_NOTHING: Final = bytes(4)
+"""That there is nothing to be read, as the kernel says it."""
 
 
 @dataclass(slots=True)
@@ -133,6 +134,9 @@ class Warden:
         self._cgroups: str | None = None
         with contextlib.suppress(CgroupError):
             self._cgroups = find_base(cgroup)
+        self._forks = ForkServer(
+            Inherited(host, self._to_warden.fileno(), self._board, self._cgroups)
+        )
         self._room = memoryview(bytearray(launch.MOST))
         self._connected = True
         self._childs_end = True  # some may have come to theirs
@@ -146,7 +150,7 @@ class Warden:
             set_action(number, IGNORE)
         self._terminated = False
         vfork.permit(self._mounts.all_local())
-        self._closing = rehearse(self._board, host)
+        self._closing = rehearse(self._board, host, forks=self._cgroups is not None)
         self._wake, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
         set_action(signal.SIGCHLD, wake_up)
@@ -154,14 +158,14 @@ class Warden:
         self._terminator = self._on_terminate
         set_action(signal.SIGTERM, self._terminator)
         unblock_all()
-        linux.set_child_subreaper()
-        linux.set_process_name(b"ebt-warden")
+        linux.become(b"ebt-warden")
 
     def run(self) -> None:
         """Serve until the host is gone and the last guardian has ended."""
         gc.collect()
         # Guardians share these pages for as long as nobody writes to them.
         gc.freeze()
+        self._forks.begin()
         self._out.send(wire.encode(wire.Ready(pid=os.getpid())))
         while not self._closing or self._guardians or self._sweeping:
             self._wait()
@@ -177,6 +181,8 @@ class Warden:
                 self._stand_in.look()
             if self._sweeping:
                 self._sweep()
+                self._prepare_for_the_next()
+        self._forks.end()
 
     def _on_terminate(self, *_: Any) -> None:
         self._closing = self._terminated = True
@@ -256,16 +262,19 @@ class Warden:
             close_all(numbers)  # not one of ours
             return False
         if len(numbers) == len(request.descriptors):
-            self._launch(request, numbers)
-            # Since the fork whoever is the first to write to a page has to copy it. This copies
-            # what the next launch will write to, now that nobody waits for it.
-            launch.decode(data)
+            self._launch(request, numbers, data)
+            self._prepare_for_the_next()
         else:
             # They got lost on the way, because a limit was reached.
             close_all(numbers)
             self._tell(request.task, wire.GuardianLost(code=None, at=time.time()))
             self._tell(request.task, wire.Released(at=time.time()))
         return False
+
+    def _prepare_for_the_next(self) -> None:
+        """Have a guardian that waits for a task, unless orphans are looked for."""
+        if not self._sweeping and not self._closing:
+            self._forks.begin()
 
     def _hear_guardian(self) -> bool:
         """Take what a guardian says: another pipe that it uses, or that a ladder has begun.
@@ -306,37 +315,107 @@ class Warden:
                 rungs = None if asked.steps is None else rungs_of(asked.steps)
             self._stand_in.stop(pid, asked.task, charge.slot, asked.reason, rungs)
 
-    def _launch(self, request: LaunchRequest, given: Sequence[int]) -> None:
+    def _launch(self, request: LaunchRequest, given: Sequence[int], packet: bytes) -> None:
+        """Have a guardian take care of a task; `packet` is the request as it came."""
         places: list[Any] = [None] * len(PLACES)
         for place, number in zip(request.descriptors, given, strict=True):
             places[place] = number
         descriptors = Descriptors(*places)
         descriptors.host = self._host
-        policy = request.policy
+        descriptors.board = self._board.descriptor
         try:
             pipes, ends = _make_pipes(request.pipes, descriptors)
-            descriptors.warden = os.dup(self._to_warden.fileno())
-            settled, settle = os.pipe2(os.O_CLOEXEC)
         except OSError as error:
             self._refuse(request.task, descriptors, error)
             return
         slot = self._board.take()
-        descriptors.board = self._board.descriptor
         held: list[int] = []
         if descriptors.lock is not None:
             held.append(descriptors.lock)
         if descriptors.end_record is not None:
             held.append(descriptors.end_record)
         group = None if self._cgroups is None else TaskCgroup.of(self._cgroups, request.uid)
-        charge = _Charge(request.task, request.uid, policy, held, slot, pipes, group)
-        kept = [0, 1, 2, self._host, descriptors.board, descriptors.warden, *given, *ends]
-        for _, pipe in pipes:
-            kept.append(pipe)
-        kept.sort()
+        charge = _Charge(request.task, request.uid, request.policy, held, slot, pipes, group)
         nofile = self._soft if request.nofile is None else request.nofile
-        if self._mounts.changed:
-            # A guardian that looks at a path may hang there, and then nobody could end its task.
-            vfork.permit(self._mounts.all_local())
+        at_once = self._may_start_at_once(request, descriptors)
+        try:
+            pid = self._employ(charge, packet, descriptors, nofile, at_once=at_once)
+            if not pid:
+                others = [*given, *ends]
+                pid = self._fork(charge, request, descriptors, others, nofile, at_once=at_once)
+        except OSError as error:
+            if slot is not None:
+                self._board.give_back(slot)
+            self._refuse(request.task, descriptors, error)
+            return
+        self._pids[request.task] = pid
+        if slot is not None and request.policy.timeout is not None:
+            due = time.monotonic() + request.policy.timeout
+            self._stand_in.watch(pid, request.task, slot, due=due)
+        close_all(ends)
+        close_all([number for number in given if number not in held])
+
+    def _employ(
+        self,
+        charge: _Charge,
+        packet: bytes,
+        descriptors: Descriptors,
+        nofile: int,
+        *,
+        at_once: bool,
+    ) -> int:
+        """Give a task to the guardian that waits for one; return its number, or 0 if none does.
+
+        Raises:
+            OSError: The warden stops.
+        """
+        spare = self._forks.take()
+        if spare is None:
+            return 0
+        # Blocked, so that a SIGTERM either has come, or finds the guardian among all others.
+        block_handled()
+        try:
+            if self._closing:
+                spare.end()
+                raise OSError(errno.ESHUTDOWN, "stopping")
+            self._guardians[spare.pid] = charge
+            slot = -1 if charge.slot is None else charge.slot.offset
+            try:
+                spare.give(packet, descriptors, nofile, slot, at_once=at_once)
+            except OSError:
+                del self._guardians[spare.pid]
+                spare.end()
+                return 0
+        finally:
+            unblock_all()
+        spare.settle()
+        return spare.pid
+
+    def _fork(
+        self,
+        charge: _Charge,
+        request: LaunchRequest,
+        descriptors: Descriptors,
+        given: list[int],
+        nofile: int,
+        *,
+        at_once: bool,
+    ) -> int:
+        """Fork a guardian for a task, and return its number.
+
+        Raises:
+            OSError: It cannot be made.
+        """
+        descriptors.warden = self._to_warden.fileno()
+        settled, settle = os.pipe2(os.O_CLOEXEC)
+        kept = [0, 1, 2, self._host, self._board.descriptor, descriptors.warden, *given]
+        for _, pipe in charge.pipes:
+            kept.append(pipe)
+        if at_once:
+            kept.append(settle)
+        kept.sort()
+        poll = select.poll()
+        poll.register(settled, select.POLLIN)
         # Blocked, so that no handler of ours ever runs in the child, and that a SIGTERM either has
         # come, or finds the new guardian among all others.
         block_handled()
@@ -345,30 +424,28 @@ class Warden:
                 raise OSError(errno.ESHUTDOWN, "stopping")
             pid = os.fork()
             if not pid:
-                _run_guardian(kept, descriptors, request, nofile, self._cgroups, slot)
+                told = settle if at_once else -1
+                _run_guardian(kept, descriptors, request, nofile, self._cgroups, charge.slot, told)
             self._guardians[pid] = charge
-        except OSError as error:
-            os.close(settled)
-            os.close(settle)
-            if slot is not None:
-                self._board.give_back(slot)
-            self._refuse(request.task, descriptors, error)
-            return
         finally:
             unblock_all()
-        os.close(settle)
-        # Until then the new guardian holds copies of what belongs to others: of their locks too,
-        # which only a warden can release for everybody.
-        poll = select.poll()
-        poll.register(settled, select.POLLIN)
-        poll.poll(_SETTLE)
-        os.close(settled)
-        self._pids[request.task] = pid
-        if slot is not None and policy.timeout is not None:
-            self._stand_in.watch(pid, request.task, slot, due=time.monotonic() + policy.timeout)
-        close_all(ends)
-        os.close(descriptors.warden)
-        close_all([number for number in given if number not in held])
+            os.close(settle)
+            poll.poll(SETTLE)
+            os.close(settled)
+        return pid
+
+    def _may_start_at_once(self, request: LaunchRequest, descriptors: Descriptors) -> bool:
+        """Return whether a guardian may start its program without a fork."""
+        if self._mounts.changed:
+            # A guardian that looks at a path may hang there, and then nobody could end its task.
+            vfork.permit(self._mounts.all_local())
+        if not vfork.permitted() or self._cgroups is not None or request.capture == "pty":
+            return False  # a fork gets into a control group, or to a terminal, before it begins
+        try:
+            # What is stopped already shall not begin at all.
+            return fcntl.ioctl(descriptors.control, termios.FIONREAD, _NOTHING) == _NOTHING
+        except OSError:
+            return False
 
     def _refuse(self, task: int, descriptors: Descriptors, error: OSError) -> None:
         """Answer in place of a guardian that could not be made."""
@@ -381,7 +458,8 @@ class Warden:
         )
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptors.control)) as s:
             s.send(wire.encode(message))
-        close_all(descriptors.numbers(but=(self._host, self._board.descriptor)))
+        ours = (self._host, self._board.descriptor, self._to_warden.fileno())
+        close_all(descriptors.numbers(but=ours))
         self._tell(task, wire.Released(at=time.time()))
 
     def _reap(self) -> None:
@@ -394,6 +472,8 @@ class Warden:
             if not pid:
                 return
             if pid not in self._guardians:
+                self._forks.reaped(pid)
+                self._prepare_for_the_next()
                 continue
             # What it has said before it died: there may be bytes in a pipe that we only get now.
             while self._hear_guardian():
@@ -413,6 +493,7 @@ class Warden:
                 self._tell(charge.task, wire.GuardianLost(code=code, at=time.time()))
                 charge.report_at = time.monotonic() + charge.policy.kill_wait
                 self._sweeping.append(charge)
+                self._forks.end()  # among orphans they would be two of them
 
     @property
     def _pause(self) -> float:
@@ -507,6 +588,7 @@ def _run_guardian(
     nofile: int,
     cgroups: str | None,
     slot: Slot | None,
+    settle: int,
 ) -> NoReturn:
     """Be a guardian, in the forked child; never returns into the warden's loop.
 
@@ -516,7 +598,12 @@ def _run_guardian(
     code = GUARDIAN_FAILED
     try:
         be_a_guardian(kept)
-        Guardian(descriptors, request, nofile, cgroups, slot).run()
+        start = prepare(request, descriptors, nofile, settle) if settle >= 0 else None
+        if start is not None:
+            start_at_once(start, request, descriptors)
+        elif settle >= 0:
+            os.close(settle)
+        Guardian(descriptors, request, nofile, cgroups, slot, start).run()
         code = 0
     finally:
         os._exit(code)

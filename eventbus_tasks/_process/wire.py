@@ -369,7 +369,7 @@ def encode_started(pid: int, start_time: int, executable: str, at: float) -> byt
     Every guardian sends one, and most of them nothing else for as long as they live: to do that
     like all others takes 30 pages of memory more.
     """
-    path = _quote(executable)
+    path = _quote(executable[:4096])
     text = f'{{"pid":{pid},"start_time":{start_time},"executable":{path},"at":{at!r}'
     return f'{text},"argv":[],"kind":"started"}}'.encode()
 

@@ -441,14 +441,16 @@ async def test_lock_is_free_exactly_with_released(host: Host, tmp_path: Path) ->
         await run.finish()
 
 
-# An interpreter whose new guardians stop before they have closed anything, while a file is there.
+# An interpreter whose warden forks its guardians itself, and these stop before they have closed
+# anything, while a file is there.
 STALLED = '''\
 #!{python} -IS
 import sys
 boot, sys.argv = sys.argv[4], ["-c", *sys.argv[5:]]
 HOOK = """
 import os, signal
-from eventbus_tasks._process import warden
+from eventbus_tasks._process import forkserver, warden
+forkserver.ForkServer.begin = lambda self: None
 run_guardian = warden._run_guardian
 def stalled(*arguments):
     if os.path.exists({stall!r}):

@@ -14,6 +14,7 @@ import anyio
 import pytest
 
 from eventbus_tasks._process import wire
+from eventbus_tasks._process.family import children
 from eventbus_tasks._process.pty import open_pty
 
 from .conftest import Host, Run, alive, identity
@@ -282,7 +283,8 @@ async def test_no_terminal_to_be_had() -> None:
 async def test_full_disk(host: Host) -> None:
     """A program at a terminal whose log cannot be written goes on to its end; the loss is told."""
     before = resource.prlimit(host.warden.pid, resource.RLIMIT_FSIZE)
-    resource.prlimit(host.warden.pid, resource.RLIMIT_FSIZE, (100_000, before[1]))
+    for pid in (host.warden.pid, *children(host.warden.pid)):
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (100_000, before[1]))
     run = at_terminal(host, "seq", "50000")
     ended = await run.finish()
     resource.prlimit(host.warden.pid, resource.RLIMIT_FSIZE, before)

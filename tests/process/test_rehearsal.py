@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from eventbus_tasks._process.family import children, read_process
+from eventbus_tasks._process.family import children
 from eventbus_tasks._process.handle import WardenClient
 
-from .conftest import GUARD
+from .conftest import GUARD, wait_until
 
 REHEARSE = """
 import os, signal, sys
@@ -78,8 +78,8 @@ def test_sigterm_meanwhile(round: int) -> None:
     first = f"""
 rounds = iter(range(100))
 go = rehearsal._go_through
-def through(*given):
-    go(*given)
+def through(*given, **options):
+    go(*given, **options)
     if next(rounds) == {round}:
         os.kill(os.getpid(), signal.SIGTERM)
 rehearsal._go_through = through
@@ -93,10 +93,10 @@ def watch(frame, event, argument):
     if event in ("call", "c_call") and next(calls) == {call}:
         {kill}
 go = rehearsal._go_through
-def through(*given):
+def through(*given, **options):
     sys.setprofile(watch)
     try:
-        go(*given)
+        go(*given, **options)
     finally:
         sys.setprofile(None)
 rehearsal._go_through = through
@@ -123,15 +123,18 @@ def test_sigterm_before_any_call(call: int) -> None:
     assert rehearse(first) == ["True", *NOTHING]
 
 
-def test_warden_has_no_children_before_its_first_task() -> None:
-    """A warden that has told that it is ready has nobody below it."""
+def test_who_is_there_before_the_first_task() -> None:
+    """A warden has its fork server below it and a guardian that waits, and nobody else."""
+
+    def name(pid: int) -> str:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+
     warden = WardenClient.start()
     try:
-        assert children(warden.pid) == []
-        process = read_process(warden.pid)
-        assert process is not None
-        name = Path(f"/proc/{warden.pid}/comm").read_text()
-        assert name == "ebt-warden\n"
+        assert name(warden.pid) == "ebt-warden"
+        expected = ["ebt-forkserver", "ebt-guardian"]
+        wait_until(lambda: sorted(map(name, children(warden.pid))) == expected)
+        assert not any(map(children, children(warden.pid)))
     finally:
         warden.close()
         assert warden.reap(GUARD)
@@ -139,12 +142,12 @@ def test_warden_has_no_children_before_its_first_task() -> None:
 
 ADAPTED = """
 import dis
-from eventbus_tasks._process import family, guardian
+from eventbus_tasks._process import family, guardian, leader
 def adapted(function):
     plain = [i.opname for i in dis.get_instructions(function)]
     now = [i.opname for i in dis.get_instructions(function, adaptive=True)]
     return sum(one != other for one, other in zip(plain, now, strict=True))
-functions = [guardian.Guardian._start, guardian.Guardian._wait, family.read_process]
+functions = [leader.start_at_once, guardian.Guardian._wait, family.stat_fields]
 print(*map(adapted, functions))
 """
 

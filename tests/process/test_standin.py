@@ -337,9 +337,8 @@ def wait_until_held_up(host: Host) -> None:
     """Wait until the only guardian of a host waits for its child to execute something."""
 
     def held_up() -> bool:
-        (guardian,) = children(host.warden.pid) or (0,)
-        process = read_process(guardian)
-        return process is not None and process.state == "D"
+        processes = map(read_process, children(host.warden.pid))
+        return any(process is not None and process.state == "D" for process in processes)
 
     wait_until(held_up)
 

@@ -377,25 +377,28 @@ import sys
 boot, sys.argv = sys.argv[4], ["-c", *sys.argv[5:]]
 HOOK = """
 import os, select, signal
-from eventbus_tasks._process import warden
+from eventbus_tasks._process import forkserver, warden
+if {forks}:
+    forkserver.ForkServer.begin = lambda self: None
 class Poll:
     def __init__(self):
         self.real = select.poll()
         self.register = self.real.register
     def poll(self, timeout):
-        if timeout == warden._SETTLE:
+        if timeout == forkserver.SETTLE:
             os.kill(os.getpid(), signal.SIGTERM)
         return self.real.poll(timeout)
-warden.select = types.SimpleNamespace(**dict(vars(select), poll=Poll))
+warden.select = forkserver.select = types.SimpleNamespace(**dict(vars(select), poll=Poll))
 """
 exec(boot.replace("main(arguments)", HOOK + "main(arguments)"))
 '''
 
 
-async def test_sigterm_to_warden_in_a_launch(tmp_path: Path) -> None:
-    """A guardian that its warden is just making is stopped with all others."""
+@pytest.mark.parametrize("forks", [False, True])
+async def test_sigterm_to_warden_in_a_launch(tmp_path: Path, forks: bool) -> None:
+    """A guardian that gets its task just then, or is just forked, is stopped with all others."""
     python = tmp_path / "python"
-    python.write_text(TERMINATED_IN_A_LAUNCH.format(python=sys.executable))
+    python.write_text(TERMINATED_IN_A_LAUNCH.format(python=sys.executable, forks=forks))
     python.chmod(0o700)
     async with open_host(tmp_path, str(python)) as host:
         ended = await host.run(["sleep", "600"]).finish()

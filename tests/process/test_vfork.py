@@ -46,7 +46,7 @@ os.write(2, b"and complains")
 BOTH_WAYS = """
 import os, signal, sys
 from eventbus_tasks._process import vfork
-from eventbus_tasks._process.dispositions import IGNORED
+from eventbus_tasks._process.dispositions import IGNORED, block_handled, unblock_all
 from eventbus_tasks._process.image import encode, find_programs
 from eventbus_tasks._process.spawn import LeaderPlan, start_leader
 os.chdir("/")
@@ -71,10 +71,14 @@ for quickly in (False, True):
     spec = os.memfd_create("spec")
     os.write(spec, b"{}" + encode(here, find_programs(argv[0], env[b"PATH"]), argv,
              [b"=".join(one) for one in env.items()], 0o027))
-    def quick():
-        return vfork.execute(spec, 2, (stdin, out, out), 123)
-    pid, report = start_leader(lambda: plan, None, quick if quickly else None)
-    assert (report < 0) == quickly, (pid, report)
+    if quickly:
+        loaded = vfork.load(spec, 2, 123)
+        vfork.connect(stdin, out, out)
+        block_handled()
+        pid = vfork.execute(loaded)
+        unblock_all()
+    else:
+        pid, _ = start_leader(lambda: plan)
     assert os.waitpid(pid, 0) == (pid, 0)
     print(os.pread(out, 99999, 0).decode())
 assert os.getcwd() == "/"
@@ -142,9 +146,9 @@ before = sorted(os.listdir("/proc/self/fd"))
 vfork.try_out()
 vfork.prepare()
 assert sorted(os.listdir("/proc/self/fd")) == before
-print(vfork._room, vfork.execute(0, 0, (0, 0, 0), 9), family.children(os.getpid()))
+print(vfork._room, vfork.load(0, 0, 9), family.children(os.getpid()))
 """)
-    assert said == "None 0 []\n"
+    assert said == "None None []\n"
 
 
 @only_here
@@ -259,16 +263,21 @@ async def test_early_output_to_a_file_is_announced(host: Host) -> None:
 
 
 SLOW = """
-import ctypes, os, sys
-from eventbus_tasks._process import family, guardian
+from eventbus_tasks._process import family, leader, starting
+look = leader.stat_fields
+def not_at_first(path):
+    fields = look(path)
+    fields[family.FLAGS] = b"%d" % (int(fields[family.FLAGS]) | family.FORKED_NO_EXEC)
+    return fields
+leader.stat_fields = not_at_first
 read = family.read_process
 times = iter(range(3))
 def not_yet(pid):
     process = read(pid)
     if process is not None and next(times, None) is not None:
-        process.flags |= 0x40
+        process.flags |= family.FORKED_NO_EXEC
     return process
-guardian.read_process = not_yet
+starting.read_process = not_yet
 """
 
 

@@ -93,6 +93,12 @@ class _Board:
         return MACHINE.slot
 
 
+class _NoForks:
+    """No fork server."""
+
+    take = begin = end = order = reaped = staticmethod(_nothing)
+
+
 class SimulatedWarden(Warden):
     """The real warden with one guardian."""
 
@@ -112,6 +118,7 @@ class SimulatedWarden(Warden):
         self._ownership = Ownership()
         self._connected = True
         self._closing = False
+        self._forks = _NoForks()  # type: ignore[assignment]
 
     def take_charge(self) -> None:
         """Have the guardian, as a launch leaves it that nothing has happened to."""

@@ -43,10 +43,16 @@ class Launch:
         machine: Where it happens.
         when: Before which of its calls the signal comes.
         tell: Has the warden handle it.
+        waits: Whether there is a guardian that waits for the task; else one is forked.
     """
 
-    def __init__(self, machine: Machine, when: int, tell: Callable[[], None]) -> None:
+    pid = GUARDIAN
+
+    def __init__(
+        self, machine: Machine, when: int, tell: Callable[[], None], *, waits: bool
+    ) -> None:
         self._machine = machine
+        self._waits = waits
         self._when = when
         self._tell = tell
         self._calls = 0
@@ -76,7 +82,9 @@ class Launch:
             for name, value in stand_ins.items():
                 patch.setattr(warden_module, name, value)
             self._call()
-            warden._launch(make_request(_GIVEN), list(_GIVEN.values()))
+            if self._waits:
+                patch.setattr(warden, "_forks", self)
+            warden._launch(make_request(_GIVEN), list(_GIVEN.values()), b"")
             self._when = min(self._calls, self._when)
             self._call()
 
@@ -113,6 +121,28 @@ class Launch:
     def _close(self, number: int) -> None:
         self._call()
         self._machine.close(number)
+
+    # The fork server, and the guardian that waits.
+
+    def take(self) -> Launch:
+        """Return the guardian."""
+        self._call()
+        return self
+
+    def give(self, *_: Any, at_once: bool) -> None:
+        """Give it the task."""
+        assert not at_once
+        self._call()
+        self._machine.guardian_lock = True
+        self._call()  # while it travels
+
+    def settle(self) -> None:
+        """Leave it the processor."""
+        self._call()
+
+    def end(self) -> None:
+        """End it without a task."""
+        self._call()
 
     # The poll of the warden.
 

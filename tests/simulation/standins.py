@@ -13,14 +13,14 @@ import select
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any, Final
 
 import pytest
 
 from eventbus_tasks import _chronicle as chronicle
 from eventbus_tasks import _runner as runner_module
-from eventbus_tasks._process import climbing, orphans, signalling, standin, wire
+from eventbus_tasks._process import climbing, orphans, signalling, standin, starting, wire
 from eventbus_tasks._process import guardian as guardian_module
 from eventbus_tasks._process import warden as warden_module
 from eventbus_tasks._process.streams import Streams
@@ -164,7 +164,7 @@ def _survivors_of(procs: Iterable[Proc]) -> tuple[wire.Survivor, ...]:
     return tuple([wire.Survivor(pid=p.pid, start_time=p.start_time, command="") for p in procs])
 
 
-def _open_streams(_: Any, fds: Any, *__: Any) -> Streams:
+def _open_outputs(_: Any, fds: Any) -> Streams:
     streams = Streams(fds.stdin, [])
     streams.outputs.append(PIPE)
     return streams
@@ -202,23 +202,29 @@ def installed() -> Iterator[None]:
         "read_process": MACHINE.read_process,
         "signal_process": MACHINE.signal_process,
     }
+    # Messages travel as they are: that they survive JSON is a test of the wire.
+    guardians_wire = _stand_in(
+        wire,
+        encode=lambda message: message,
+        encode_started=_started,
+        decode=lambda data: data,
+    )
     guardian_only = {
         "_socket": _stand_in(_socket, socket=lambda *_: _CONTROL),
         "signal": _stand_in(signal, signal=_nothing, set_wakeup_fd=_nothing),
-        "linux": SimpleNamespace(set_child_subreaper=_nothing),
         "children": MACHINE.children,
+        "write_end_record": _write_end_record,
+        "wire": guardians_wire,
+    }
+    starting_only = {
+        "os": fake_os,
+        "time": clock,
         "read_process": MACHINE.read_process,
         "start_leader": MACHINE.start_leader,
-        "open_streams": _open_streams,
+        "open_outputs": _open_outputs,
         "capture_streams": _capture_streams,
         "write_end_record": _write_end_record,
-        # Messages travel as they are: that they survive JSON is a test of the wire.
-        "wire": _stand_in(
-            wire,
-            encode=lambda message: message,
-            encode_started=_started,
-            decode=lambda data: data,
-        ),
+        "wire": guardians_wire,
     }
     warden_only = {
         "descendants": MACHINE.descendants,
@@ -233,6 +239,7 @@ def installed() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for module, names in (
             (guardian_module, {**common, **guardian_only}),
+            (starting, starting_only),
             (warden_module, {**common, **warden_only}),
             (climbing, climbing_only),
             (standin, {**climbing_only, "read_process": signalling_only["read_process"]}),

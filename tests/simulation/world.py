@@ -139,7 +139,7 @@ class Plan:
             self.stalled = (begin, begin + choice((0.3, 2.0, 8.0)))
         # When the warden gets SIGTERM: while it runs, or before which call of its launch.
         self.warden_terminated = choice(moments) + pick() if pick() < 0.03 else None
-        self.launch_terminated = int(pick() * CALLS) if pick() < 0.03 else None
+        self.launch_terminated = int(pick() * 2 * CALLS) if pick() < 0.03 else None
         signalled = (self.terminated, self.warden_terminated, self.launch_terminated)
         self.signalled = signalled != (None, None, None)
         # What follows from that: whether somebody cannot be ended, or not in time; until when
@@ -386,7 +386,8 @@ class Life:
         if self.plan.launch_terminated is None:
             self.warden.take_charge()
         else:
-            Launch(self.machine, self.plan.launch_terminated, self._terminate_warden).run()
+            when, waits = divmod(self.plan.launch_terminated, 2)
+            Launch(self.machine, when, self._terminate_warden, waits=bool(waits)).run()
         self._schedule()
         try:
             if self.warden._guardians:

@@ -29,6 +29,7 @@ from eventbus_tasks import (
     TaskStarted,
     hookimpl,
 )
+from eventbus_tasks._process.family import children
 from tests.faults.suite.machine import group_of_pids
 from tests.faults.suite.registry import BOTH, scenario
 from tests.faults.suite.scene import Scene, until
@@ -339,7 +340,10 @@ async def slow_exec(scene: Scene) -> str:
         first = await scene.start(engine, scene.project("first"), "flag('up'); rest()")
         assert first.pid is not None
         guardian = int(_parent(first.pid))
-        command = ["strace", "-f", "-o", "/dev/null", "-p", _parent(guardian)]
+        warden = int(_parent(guardian))
+        command = ["strace", "-f", "-o", "/dev/null"]
+        for pid in (warden, *children(warden)):  # one of those is the next guardian
+            command += ["-p", str(pid)]
         command += ["-e", "trace=execve", "-e", "inject=execve:delay_enter=600000"]
         with subprocess.Popen(command, stderr=subprocess.PIPE) as tracer:
             assert tracer.stderr is not None
