@@ -181,7 +181,6 @@ class Warden:
                 self._stand_in.look()
             if self._sweeping:
                 self._sweep()
-                self._prepare_for_the_next()
         self._forks.end()
 
     def _on_terminate(self, *_: Any) -> None:
@@ -493,7 +492,8 @@ class Warden:
                 self._tell(charge.task, wire.GuardianLost(code=code, at=time.time()))
                 charge.report_at = time.monotonic() + charge.policy.kill_wait
                 self._sweeping.append(charge)
-                self._forks.end()  # among orphans they would be two of them
+                # Among orphans they would be two of them. There will be others after the next task.
+                self._forks.end()
 
     @property
     def _pause(self) -> float:
