@@ -1,8 +1,8 @@
 """The start of a program, before its guardian is anything but a fork of the warden.
 
 Until their program runs, people wait. A guardian copies each page of memory that it touches, which
-takes longer than to start a program. So the warden prepares what can be prepared, and the guardian
-does nothing else before it has told the host; what it needs besides it makes afterwards.
+takes longer than to start a program. So it does nothing else before it has told the host; what it
+needs besides it makes afterwards.
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@ So the child runs functions of the C library and nothing else: a chain of contex
 each of which is one call and goes on with the next. A chain cannot branch. What may go wrong is
 tried by the parent, or it is the last call; whoever wants to know what it was has to fork.
 
-The warden makes the chain and puts in what differs, and a guardian inherits it: to do it there
-would copy more pages. So we have to know how a context looks, which differs from machine to
-machine: this is done on x86-64 with the GNU C library, if a context looks as expected and the
+The warden makes the chain, and a guardian, which inherits it, puts in what differs: to make it
+would copy more pages. So the guardian has to know how a context looks, which differs from machine
+to machine: this is done on x86-64 with the GNU C library, if a context looks as expected and the
 first attempt goes as it should.
 """
 

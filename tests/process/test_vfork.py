@@ -77,6 +77,7 @@ for quickly in (False, True):
         block_handled()
         pid = vfork.execute(loaded)
         unblock_all()
+        assert pid > 0, pid
     else:
         pid, _ = start_leader(lambda: plan)
     assert os.waitpid(pid, 0) == (pid, 0)

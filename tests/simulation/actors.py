@@ -96,7 +96,7 @@ class _Board:
 class _NoForks:
     """No fork server."""
 
-    take = begin = end = order = reaped = staticmethod(_nothing)
+    take = begin = end = reaped = staticmethod(_nothing)
 
 
 class SimulatedWarden(Warden):
