@@ -30,15 +30,13 @@ class Start:
         news: That it runs, a `wire.Started`, if it was seen.
         at: When that was.
         told: Whether the host knows.
-        settle: Descriptor that is closed when it does, or will not be told here; -1 for none.
     """
 
-    __slots__ = ("at", "loaded", "news", "pid", "settle", "start_time", "streams", "told")
+    __slots__ = ("at", "loaded", "news", "pid", "start_time", "streams", "told")
 
-    def __init__(self, loaded: vfork.Loaded, settle: int) -> None:
+    def __init__(self, loaded: vfork.Loaded) -> None:
         """Nothing was started yet."""
         self.loaded = loaded
-        self.settle = settle
         self.streams: Streams | None = None
         self.pid = 0
         self.start_time = 0
@@ -47,16 +45,13 @@ class Start:
         self.told = False
 
 
-def prepare(
-    request: LaunchRequest, fds: Descriptors, nofile: int, settle: int = -1
-) -> Start | None:
+def prepare(request: LaunchRequest, fds: Descriptors, nofile: int) -> Start | None:
     """Prepare the start of a program without a terminal; no path is looked at.
 
     Args:
         request: What the host has asked for.
         fds: What the guardian will be given.
         nofile: Soft limit of open files.
-        settle: Descriptor that is to be closed when the start is over; -1 for none.
 
     Returns:
         What `start_at_once` needs; ``None`` if the program has to be forked.
@@ -65,7 +60,7 @@ def prepare(
         loaded = vfork.load(fds.spec, request.image, nofile)
         if loaded is None:
             return None
-        start = Start(loaded, settle)
+        start = Start(loaded)
         if request.capture == "pipe":
             _connect(start, request, fds)
     except OSError:
@@ -93,9 +88,6 @@ def start_at_once(start: Start, request: LaunchRequest, fds: Descriptors) -> Non
             tell(start, fds.control)
     except (OSError, ValueError):
         pass
-    finally:
-        if start.settle >= 0:
-            os.close(start.settle)
 
 
 def tell(start: Start, control: int) -> None:

@@ -31,7 +31,6 @@ class Mounts:
     Attributes:
         descriptor: Is ready with ``POLLPRI`` after a change, or -1; see ``/proc/[pid]/mountinfo``
             in proc(5).
-        changed: Whether `all_local` would have to look.
     """
 
     def __init__(self) -> None:
@@ -40,19 +39,19 @@ class Mounts:
             self.descriptor = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             self.descriptor = -1
-        self.changed = True
+        self._current = False
         self._local = False
 
     def change(self) -> None:
         """Something has changed."""
-        self.changed = True
+        self._current = False
 
     def all_local(self) -> bool:
         """Return whether every file system is one that answers."""
-        if self.changed and self.descriptor >= 0:
+        if not self._current and self.descriptor >= 0:
             try:
                 self._local = all(map(_is_local, self._lines()))
-                self.changed = False
+                self._current = True
             except OSError:
                 self._local = False
         return self._local

@@ -37,10 +37,9 @@ __all__ = [
     "execute",
     "forget",
     "load",
-    "permit",
-    "permitted",
     "prepare",
     "try_out",
+    "works",
 ]
 
 _WORD: Final = 8
@@ -194,18 +193,11 @@ class _Room:
 
 
 _room: _Room | None = None
-_permitted = True
 
 
-def permit(local: bool) -> None:
-    """Say whether programs may be loaded: where paths can hang, only a child may look at them."""
-    global _permitted
-    _permitted = local
-
-
-def permitted() -> bool:
-    """Return whether programs may be loaded here."""
-    return _room is not None and _permitted
+def works() -> bool:
+    """Return whether it has been tried out, and works here."""
+    return _room is not None
 
 
 def prepare() -> None:

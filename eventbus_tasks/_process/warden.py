@@ -149,7 +149,6 @@ class Warden:
         for number in IGNORED:
             set_action(number, IGNORE)
         self._terminated = False
-        vfork.permit(self._mounts.all_local())
         self._closing = rehearse(self._board, host, forks=self._cgroups is not None)
         self._wake, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
@@ -410,8 +409,6 @@ class Warden:
         kept = [0, 1, 2, self._host, self._board.descriptor, descriptors.warden, *given]
         for _, pipe in charge.pipes:
             kept.append(pipe)
-        if at_once:
-            kept.append(settle)
         kept.sort()
         poll = select.poll()
         poll.register(settled, select.POLLIN)
@@ -423,23 +420,25 @@ class Warden:
                 raise OSError(errno.ESHUTDOWN, "stopping")
             pid = os.fork()
             if not pid:
-                told = settle if at_once else -1
-                _run_guardian(kept, descriptors, request, nofile, self._cgroups, charge.slot, told)
+                slot = charge.slot
+                _run_guardian(
+                    kept, descriptors, request, nofile, self._cgroups, slot, at_once=at_once
+                )
             self._guardians[pid] = charge
         finally:
             unblock_all()
             os.close(settle)
-            poll.poll(SETTLE)
+            poll.poll(SETTLE)  # until it has closed what belongs to others
             os.close(settled)
         return pid
 
     def _may_start_at_once(self, request: LaunchRequest, descriptors: Descriptors) -> bool:
         """Return whether a guardian may start its program without a fork."""
-        if self._mounts.changed:
-            # A guardian that looks at a path may hang there, and then nobody could end its task.
-            vfork.permit(self._mounts.all_local())
-        if not vfork.permitted() or self._cgroups is not None or request.capture == "pty":
+        if not vfork.works() or self._cgroups is not None or request.capture == "pty":
             return False  # a fork gets into a control group, or to a terminal, before it begins
+        if not self._mounts.all_local():
+            # A guardian that looks at a path may hang there, and then nobody could end its task.
+            return False
         try:
             # What is stopped already shall not begin at all.
             return fcntl.ioctl(descriptors.control, termios.FIONREAD, _NOTHING) == _NOTHING
@@ -588,7 +587,8 @@ def _run_guardian(
     nofile: int,
     cgroups: str | None,
     slot: Slot | None,
-    settle: int,
+    *,
+    at_once: bool,
 ) -> NoReturn:
     """Be a guardian, in the forked child; never returns into the warden's loop.
 
@@ -598,11 +598,9 @@ def _run_guardian(
     code = GUARDIAN_FAILED
     try:
         be_a_guardian(kept)
-        start = prepare(request, descriptors, nofile, settle) if settle >= 0 else None
+        start = prepare(request, descriptors, nofile) if at_once else None
         if start is not None:
             start_at_once(start, request, descriptors)
-        elif settle >= 0:
-            os.close(settle)
         Guardian(descriptors, request, nofile, cgroups, slot, start).run()
         code = 0
     finally:

@@ -106,7 +106,7 @@ class SimulatedWarden(Warden):
     _to_warden = SimpleNamespace(fileno=lambda: 132)  # type: ignore[assignment]
     _soft = 1024
     _cgroups = None
-    _mounts = SimpleNamespace(changed=False)  # type: ignore[assignment]
+    _mounts = SimpleNamespace(all_local=lambda: True)  # type: ignore[assignment]
     _out = OUT  # type: ignore[assignment]
     _board = _Board()  # type: ignore[assignment]
 
