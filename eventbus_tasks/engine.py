@@ -264,7 +264,7 @@ class TaskEngine:
         assert self._warden_lock is not None
         assert self._group is not None
         async with self._warden_lock:
-            if self._warden is None or self._warden.lost:
+            if self._warden is None or self._warden.lost or self._warden.ending:
                 old = self._warden
                 python = None if self.settings.python is None else str(self.settings.python)
                 self._warden = await self.plugins.run(

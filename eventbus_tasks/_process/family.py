@@ -25,6 +25,7 @@ __all__ = [
     "children",
     "command",
     "descendants",
+    "is_ending",
     "read_process",
     "signal_process",
     "stat_fields",
@@ -35,6 +36,12 @@ __all__ = [
 START_TIME: Final = 19
 FLAGS: Final = 6
 """Places in `stat_fields`."""
+
+_PENDING: Final = 28
+"""Place of the signals that the first thread has not taken yet, behind those."""
+_EXITING: Final = 0x4 | 0x400
+"""PF_EXITING and PF_SIGNALED in the kernel's flags."""
+_KILLED: Final = 1 << (signal.SIGKILL - 1)
 
 _FOR_READING: Final = os.O_RDONLY | os.O_CLOEXEC
 
@@ -130,6 +137,17 @@ def stat_fields(path: str) -> list[bytes]:
     # The name in brackets may contain anything, brackets too: only the last one counts. Each field
     # is an object, for which a forked child may have to copy a page.
     return data.rpartition(b")")[2].split(None, START_TIME + 1)
+
+
+def is_ending(pid: int) -> bool:
+    """Return whether a process was sent SIGKILL, or is on its way out, or has gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+            fields = file.read(1024).rpartition(b")")[2].split()
+    except OSError:
+        return True
+    flags, pending = int(fields[FLAGS]), int(fields[_PENDING])
+    return fields[0] in (b"Z", b"X") or bool(flags & _EXITING or pending & _KILLED)
 
 
 def children(pid: int) -> list[int]:

@@ -25,6 +25,7 @@ import anyio
 
 from eventbus_tasks._process import launch, wire
 from eventbus_tasks._process.descriptors import PLACES, close_all
+from eventbus_tasks._process.family import is_ending
 from eventbus_tasks._process.ladder import Policy
 from eventbus_tasks._process.launch import LaunchRequest
 
@@ -378,6 +379,14 @@ class WardenClient:
     def lost(self) -> bool:
         """Whether the warden has gone, or this side has been closed."""
         return self._lost or self._closed
+
+    @property
+    def ending(self) -> bool:
+        """Whether it was killed, or has ended; the connection shows that a millisecond later.
+
+        Until then it takes requests that nobody will read.
+        """
+        return is_ending(self.pid)
 
     def launch(
         self,

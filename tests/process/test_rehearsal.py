@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -138,6 +139,20 @@ def test_who_is_there_before_the_first_task() -> None:
     finally:
         warden.close()
         assert warden.reap(GUARD)
+
+
+def test_warden_that_was_killed_is_known_at_once() -> None:
+    """That a warden was killed shows as soon as the signal is sent, and from then on."""
+    for _ in range(20):
+        warden = WardenClient.start()
+        try:
+            assert not warden.ending
+            os.kill(warden.pid, signal.SIGKILL)
+            while not warden.reap(0):
+                assert warden.ending
+            assert warden.ending
+        finally:
+            warden.close()
 
 
 ADAPTED = """
