@@ -37,10 +37,6 @@ START_TIME: Final = 19
 FLAGS: Final = 6
 """Places in `stat_fields`."""
 
-_PENDING: Final = 28
-"""Place of the signals that the first thread has not taken yet, behind those."""
-_EXITING: Final = 0x4 | 0x400
-"""PF_EXITING and PF_SIGNALED in the kernel's flags."""
 _KILLED: Final = 1 << (signal.SIGKILL - 1)
 
 _FOR_READING: Final = os.O_RDONLY | os.O_CLOEXEC
@@ -140,14 +136,18 @@ def stat_fields(path: str) -> list[bytes]:
 
 
 def is_ending(pid: int) -> bool:
-    """Return whether a process was sent SIGKILL, or is on its way out, or has gone."""
+    """Return whether a process was sent SIGKILL, or has ended.
+
+    The kernel leaves that signal among those that the process has not taken until it is reaped.
+    """
     try:
-        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
-            fields = file.read(1024).rpartition(b")")[2].split()
+        with open(f"/proc/{pid}/status", "rb", buffering=0) as file:
+            text = file.read(4096)
     except OSError:
         return True
-    flags, pending = int(fields[FLAGS]), int(fields[_PENDING])
-    return fields[0] in (b"Z", b"X") or bool(flags & _EXITING or pending & _KILLED)
+    state = text.partition(b"\nState:\t")[2][:1]
+    pending = int(text.partition(b"\nShdPnd:\t")[2].partition(b"\n")[0] or b"0", 16)
+    return state in (b"Z", b"X") or bool(pending & _KILLED)
 
 
 def children(pid: int) -> list[int]:

@@ -452,12 +452,12 @@ import os, signal
 from eventbus_tasks._process import forkserver, warden
 forkserver.ForkServer.begin = lambda self: None
 run_guardian = warden._run_guardian
-def stalled(*arguments):
+def stalled(*arguments, **options):
     if os.path.exists({stall!r}):
         with open({stall!r}, "w") as file:
             file.write(str(os.getpid()))
         os.kill(os.getpid(), signal.SIGSTOP)
-    run_guardian(*arguments)
+    run_guardian(*arguments, **options)
 warden._run_guardian = stalled
 """
 exec(boot.replace("main(arguments)", HOOK + "main(arguments)"))
